@@ -1,0 +1,83 @@
+# The commands of the project. `make` alone lists them.
+#   PYTHON=python3.12   the interpreter that a new virtual environment gets
+#   ARGS="…"            options passed on by run, notebooks and test (there: to pytest)
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+# What `make test-long` tries; the same list stands in .github/workflows/test.yml.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+
+# TensorFlow's start-up notes would bury what the commands print.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long export notebooks lab site quarto address clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and report
+	$(BIN)/apr-tutorial run --dataset auto $(ARGS)
+
+# pytest is last, so that its count of the tests is the last line.
+test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
+	$(BIN)/python tools/check_export.py
+	$(BIN)/nbdev_test --n_workers 1
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(VENV)/.installed-dev ## make test on every Python that is present, then the long tests
+	@for version in $(PYTHONS); do \
+	  for python in python$$version $$HOME/.pyenv/versions/$$version*/bin/python; do \
+	    $$python -c '' 2>/dev/null && break; \
+	    python=; \
+	  done; \
+	  if [ -z "$$python" ]; then echo "Python $$version: SKIPPED, not present"; continue; fi; \
+	  echo "Python $$version: $$python"; \
+	  $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version ARGS= || exit; \
+	done
+	$(BIN)/python -m pytest --long -m long $(ARGS)
+
+export: $(VENV)/.installed-dev ## write apr_tutorial/ from the notebooks, and clean them
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+notebooks: $(VENV)/.installed-dev ## run the notebooks in place on movielens-500
+	$(BIN)/python tools/run_notebooks.py $(ARGS)
+
+lab: $(VENV)/.installed-dev ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+site: quarto $(VENV)/.installed-dev ## render the website into _docs/ (needs Quarto)
+	$(BIN)/nbdev_docs
+
+# Left to itself nbdev_docs would try to install Quarto, as root.
+quarto:
+	@command -v quarto >/dev/null || { echo "Quarto is missing: install version 1.7.34 from https://quarto.org/docs/download/, then try again." >&2; exit 1; }
+
+# The address also stands in what nbdev_export writes.
+address: $(VENV)/.installed-dev ## after a change of user or repo in settings.ini: rewrite what is derived from them
+	$(BIN)/python tools/address.py
+	$(BIN)/nbdev_export
+
+clean: ## remove what the commands wrote, runs/ and the virtual environments excepted
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .hypothesis .coverage htmlcov nbs/nbdev.yml
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# pip runs again only when what it reads has changed: otherwise no command needs the network.
+INSTALLED_FROM := settings.ini setup.py pyproject.toml
+
+$(VENV)/.installed: $(INSTALLED_FROM) | $(BIN)/pip
+	@[ -e $(VENV)/.installed-dev ] || echo "Installing into $(VENV). TensorFlow is large: this takes a few minutes the first time."
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(INSTALLED_FROM) | $(BIN)/pip
+	@echo "Installing into $(VENV) with what the tests need: this takes a few minutes the first time."
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, and this is %d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,56 @@
+"""What the tests share."""
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from address import names
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run the tests marked `long`")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: make test-long runs it"))
+
+
+def run(*command, cwd=ROOT, env=None, timeout=600):
+    "Run a command to its end, with `env` added to the environment (a value of None takes a variable away)."
+    env = {k: v for k, v in {**os.environ, **(env or {})}.items() if v is not None}
+    return subprocess.run([str(c) for c in command], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    "`cli(*args, env=…)` runs the command line in a process of its own, in an empty folder."
+    return lambda *args, **options: run(sys.executable, "-m", "apr_tutorial", *args, **{"cwd": tmp_path, **options})
+
+
+@pytest.fixture
+def no_network(tmp_path):
+    "An environment in which there are no data and every download fails at once."
+    with socket.socket() as unused:  # bound and not listening: connections to this port are refused
+        unused.bind(("127.0.0.1", 0))
+        proxy = "http://127.0.0.1:%d" % unused.getsockname()[1]
+        names = ("http_proxy", "https_proxy", "all_proxy")
+        yield {**{f(n): proxy for n in names for f in (str.lower, str.upper)}, "no_proxy": None, "NO_PROXY": None,
+               "APR_TUTORIAL_DATA": None, "APR_TUTORIAL_CACHE": str(tmp_path / "empty-cache")}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    "A copy of the project, outside git, to break at will."
+    copy = tmp_path / "tree"
+    for name in names(ROOT):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    return copy
