@@ -1,0 +1,219 @@
+"""The command line by its contract: outputs, exit codes, interruption, and what bad input leaves behind (nothing)."""
+import gzip
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import ROOT
+
+QUICK = ["--epochs", "3", "--adversarial-epochs", "2", "--embedding-size", "8", "--batch-size", "64", "--attack-epsilons", "0.5,1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A published split with ids that have gaps: 30 users, about 60 items."
+    folder, rng, rows, test = tmp_path_factory.mktemp("split"), random.Random(0), [], []
+    for user in range(7, 307, 10):
+        items = rng.sample(range(1000, 1120, 2), 13)
+        rows += [f"{user}\t{i}\t{rng.randint(1, 5)}\t{rng.randint(1, 99)}" for i in items[1:]]
+        test.append(f"{user}\t{items[0]}\t5\t100")
+    (folder / "trainingset.tsv").write_text("\n".join(rows) + "\n")
+    with gzip.open(folder / "testset.tsv.gz", "wt") as file:
+        file.write("\n".join(test))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    "A finished run of two seeds on that split."
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = [sys.executable, "-m", "apr_tutorial", "run", "--dataset", folder, "--seeds", "2", "--out", out, "--k", "5,20", *QUICK]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr  # no control characters where there is no terminal
+    return out
+
+
+def test_outputs(finished, folder):
+    report = json.loads((finished / "report.json").read_text())
+    assert report["schema"] == 1 and report["resumed_from"] is None
+    assert {k: report["dataset"][k] for k in ("name", "num_users", "num_train", "num_test", "synthetic")} == \
+        {"name": folder.name, "num_users": 30, "num_train": 360, "num_test": 30, "synthetic": False}
+    assert set(report["environment"]) >= {"apr_tutorial", "python", "tensorflow", "numpy", "platform", "cpu_count"}
+    names = {"epoch_seconds", "adversarial_epoch_seconds", "evaluate_seconds", "toplist_seconds", "attack_seconds", "total_seconds"}
+    assert all(report["timings"][n] > 0 for n in names)
+    rows = pd.DataFrame(report["results"])
+    assert list(rows) == ["model", "attack", "epsilon", "seed", "k", "hr", "ndcg", "auc", "coverage", "arp"]
+    assert len(rows) == len(rows.drop_duplicates(["model", "attack", "epsilon", "seed", "k"])) == 3 * (1 + 3 * 2) * 2 * 2
+    assert (rows[rows.attack == "none"].epsilon == 0).all()
+    pd.testing.assert_frame_equal(rows, pd.read_csv(finished / "metrics.csv"), check_dtype=False)
+    for name in ("before_after", "epsilon_sweep", "training"):
+        assert (finished / f"{name}.png").read_bytes().startswith(b"\x89PNG") and b"<svg" in (finished / f"{name}.svg").read_bytes()
+    assert not list(finished.rglob("*.partial"))
+
+
+def test_metrics_from_the_saved_weights(finished, folder):
+    "A ranking that shares no code with the package, from the files alone."
+    train = pd.read_csv(folder / "trainingset.tsv", sep="\t", header=None)
+    test = pd.read_csv(folder / "testset.tsv.gz", sep="\t", header=None)
+    results = pd.DataFrame(json.loads((finished / "report.json").read_text())["results"])
+    for model in ("bpr-mf", "apr"):
+        weights = np.load(finished / f"weights-{model}.npz", allow_pickle=False)
+        users, items = weights["user_ids"].tolist(), weights["item_ids"].tolist()
+        assert items == sorted(set(train[1]) | set(test[1])) and weights["user_factors"].dtype == np.float32
+        scores = weights["user_factors"].astype(float) @ weights["item_factors"].astype(float).T
+        hits, gains, aucs = [], [], []
+        for user, item in zip(test[0], test[1]):
+            row, own = scores[users.index(user)], items.index(item)
+            rivals = [n for n, i in enumerate(items) if i != item and i not in set(train[1][train[0] == user])]
+            position = sum(row[n] >= row[own] for n in rivals)
+            hits.append(position < 20), gains.append(np.log(2) / np.log(position + 2) * (position < 20)), aucs.append(1 - position / len(rivals))
+        found = results.query("model == @model and attack == 'none' and seed == 42 and k == 20").iloc[0]
+        assert found.hr == pytest.approx(np.mean(hits), abs=1e-6)
+        assert found.ndcg == pytest.approx(np.mean(gains), abs=1e-6)
+        assert found.auc == pytest.approx(np.mean(aucs), abs=1e-6)
+
+
+def test_recommend(finished, folder, cli, tmp_path):
+    train = pd.read_csv(folder / "trainingset.tsv", sep="\t", header=None)
+    lists = []
+    for attack in ([], ["--attack", "pgd", "--epsilon", "1"]):
+        done = cli("recommend", "--weights", finished / "weights-apr.npz", "--dataset", folder, "--k", "7", "--out", "recs.tsv", *attack)
+        assert done.returncode == 0, done.stderr
+        recs = pd.read_csv(tmp_path / "recs.tsv", sep="\t", header=None)
+        assert (recs.groupby(0).size() == 7).all() and recs[0].nunique() == 30
+        assert not set(zip(recs[0], recs[1])) & set(zip(train[0], train[1]))
+        assert (recs.groupby(0)[2].diff().dropna() <= 0).all()
+        lists.append(recs[1].tolist())
+    assert lists[0] != lists[1]
+
+
+def test_finished_report_is_kept(finished, folder, cli):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    again = cli("run", "--dataset", folder, "--out", finished, *QUICK)
+    assert again.returncode == 2 and "finished report" in again.stderr
+    assert cli("run", "--dataset", folder, "--out", finished, "--resume", *QUICK).returncode == 0
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_and_resume(number, code, folder, tmp_path, cli):
+    "A run that is interrupted in the middle of training ends with the numbers of one that is not."
+    options = ["run", "--dataset", folder, "--no-control", "--attacks", "fgsm", "--attack-epsilons", "1", "--k", "10", "--embedding-size", "8",
+               "--epochs", "1000", "--adversarial-epochs", "5", "--batch-size", "64", "--checkpoint-every", "20"]
+    command = [sys.executable, "-m", "apr_tutorial", *options, "--out", tmp_path / "broken"]
+    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "broken").glob("checkpoints/*.npz")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(.02)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == code, said
+    assert "Traceback" not in said and not (tmp_path / "broken" / "report.json").exists()
+    other = cli(*options, "--learning-rate", "0.01", "--resume", "--out", tmp_path / "broken")
+    assert other.returncode == 2 and "learning_rate was 0.05, is 0.01" in other.stderr
+    assert cli(*options, "--resume", "--out", tmp_path / "broken").returncode == 0
+    assert cli(*options, "--resume", "--out", tmp_path / "whole").returncode == 0  # nothing to resume: starts afresh
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("broken", "whole")]
+    assert reports[0]["results"] == reports[1]["results"]
+    assert "seed 42" in reports[0]["resumed_from"] and reports[1]["resumed_from"] is None
+    weights = [dict(np.load(tmp_path / n / "weights-apr.npz")) for n in ("broken", "whole")]
+    assert all(np.array_equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_default_folder_and_dropped_k(folder, cli, tmp_path):
+    done = cli("run", "--dataset", folder, "--no-control", "--attacks", "random", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "k 50, 100 dropped" in done.stderr or "k 100 dropped" in done.stderr
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == [f"{folder.name}-1"]
+    assert cli("run", "--dataset", folder, "--k", "100", *QUICK).returncode == 2
+
+
+def test_synthetic_is_announced(no_network, cli, tmp_path):
+    done = cli("run", "--out", "out", "--quiet", *QUICK, env=no_network)
+    assert done.returncode == 0 and "SYNTHETIC DATA" in done.stderr and not done.stdout
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["dataset"]["synthetic"] is True
+
+
+def test_no_network_for_a_named_set(no_network, cli, tmp_path):
+    done = cli("run", "--dataset", "movielens-1m", "--out", "out", env=no_network)
+    assert done.returncode == 3 and "APR_TUTORIAL_DATA" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.tsv"))
+
+
+def test_datasets(cli, no_network):
+    done = cli("datasets", env=no_network)
+    assert done.returncode == 0
+    for text in ("movielens-500", "movielens-100k", "movielens-1m", "500 users, 3,172 items, 73,371 training pairs", "licence", "not here yet"):
+        assert text in done.stdout
+
+
+BAD = {  # name: (files of the folder or the file, options, what the message says)
+    "missing": ({}, [], "neither a file nor a folder"),
+    "no test": ({"trainingset.tsv": "0\t1\t5\n"}, [], "no testset.tsv"),
+    "empty file": ({"one.tsv": ""}, [], "can't be read"),
+    "header in a folder": ({"trainingset.tsv": "user\titem\trating\n0\t1\t5\n", "testset.tsv": "0\t2\t5\n"}, [], "line 1: rating 'rating'"),
+    "wrong separator": ({"one.tsv": "0,1,5\n0,2,5\n"}, [], "found 1 column(s)"),
+    "two columns": ({"one.csv": "0,1\n0,2\n"}, [], "found 2 column(s)"),
+    "five columns": ({"one.csv": "0,1,5,1,1\n0,2,5,1,1\n"}, [], "found 5 column(s)"),
+    "ragged": ({"one.csv": "0,1,5\n0,2,5,7,7\n"}, [], "line 2"),
+    "short row": ({"one.csv": "0,1,5\n0,2\n"}, [], "line 2: rating ''"),
+    "text rating": ({"one.csv": "0,1,5\n0,2,x\n"}, [], "line 2: rating 'x'"),
+    "infinite rating": ({"one.csv": "0,1,5\n0,2,inf\n"}, [], "line 2: rating 'inf'"),
+    "mixed ids": ({"one.csv": "0,1,5\nann,2,5\n"}, [], "line 2: user id 'ann'"),
+    "negative id": ({"one.csv": "0,1,5\n0,-2,5\n"}, [], "line 2: item id '-2'"),
+    "fraction": ({"one.csv": "0,1,5\n0,2.5,5\n"}, [], "line 2: item id '2.5'"),
+    "nan id": ({"one.csv": "0,1,5\nnan,2,5\n"}, [], "line 2: user id 'nan'"),
+    "large id": ({"one.csv": f"0,1,5\n0,{2**63},5\n"}, [], "2^63"),
+    "empty id": ({"one.csv": "0,1,5\n,2,5\n"}, [], "line 2: user id '' is empty"),
+    "two test items": ({"trainingset.tsv": "0\t1\t5\n", "testset.tsv": "0\t2\t5\n0\t3\t5\n"}, [], "line 2: a second test item"),
+    "test in train": ({"trainingset.tsv": "0\t1\t5\n0\t2\t5\n", "testset.tsv": "0\t2\t5\n"}, [], "also a training item"),
+    "nobody to test": ({"one.csv": "0,1,5\n1,2,5\n"}, [], "no test interaction"),
+    "other order": ({"one.csv": "item,user,rating\n0,1,5\n"}, [], "the order must be"),
+    "unknown attack": ({}, ["--attacks", "fgms"], "expected some of"),
+    "bad list": ({}, ["--attack-epsilons", "1,x"], "separated by commas"),
+    "infinite epsilon": ({}, ["--attack-epsilons", "inf"], "finite"),
+    "nan epsilon": ({}, ["--epsilon", "nan"], "epsilon nan"),
+    "negative epsilon": ({}, ["--epsilon", "-1"], "epsilon -1"),
+    "optimizer": ({}, ["--optimizer", "adam"], "expected one of adagrad"),
+    "learning rate": ({}, ["--learning-rate", "0"], "learning_rate 0"),
+    "negative reg": ({}, ["--reg", "-1"], "reg -1"),
+    "k 0": ({}, ["--k", "0"], "k 0"),
+    "no epochs": ({}, ["--epochs", "0"], "--epochs"),
+    "no factors": ({}, ["--embedding-size", "0"], "--embedding-size"),
+    "negative seed": ({}, ["--seed", "-1"], "--seed"),
+    "defence": ({}, ["--defences", "vat"], "not available yet"),
+    "select": ({}, ["--select", "validation"], "not available yet"),
+    "no such option": ({}, ["--adversary", "x"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, folder, tmp_path):
+    "Exit code 2, a message that names place and cure, no traceback, and no file left behind."
+    files, options, message = BAD[name]
+    source = tmp_path / "source"
+    for file, text in files.items():
+        source.mkdir(exist_ok=True)
+        (source / file).write_text(text)
+    only = list(files)[0] if len(files) == 1 and list(files)[0].startswith("one") else ""
+    dataset = folder if options else source / only
+    from typer.testing import CliRunner
+    from apr_tutorial.cli import app
+    done = CliRunner().invoke(app, ["run", "--dataset", str(dataset), "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 2, done.output
+    said = " ".join(done.output.replace("│", " ").split())
+    assert message in said and "Traceback" not in said
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_audit_says_that_it_is_not_there_yet(cli):
+    done = cli("audit", "--dataset", "auto")
+    assert done.returncode == 2 and "not available yet" in done.stderr

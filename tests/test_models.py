@@ -1,0 +1,79 @@
+"""What a notebook shows badly: another model in our place, a platform without XLA, and the original's statistics."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apr_tutorial import model as model_module
+from apr_tutorial.apr import APR
+from apr_tutorial.attack import fgsm, pgd, random_noise
+from apr_tutorial.data import synthetic
+from apr_tutorial.evaluator import evaluate, recommend
+from apr_tutorial.model import BPRMF, RecommenderModel, fit
+
+
+class Dictionary(RecommenderModel):
+    "A model that keeps its factors in a way of its own."
+    name = "dictionary"
+
+    def __init__(self, num_users, num_items, d=4):
+        rng = np.random.default_rng(0)
+        self.rows = {"u": rng.normal(0, .1, (num_users, d)).astype("f4"), "i": rng.normal(0, .1, (num_items, d)).astype("f4")}
+
+    user_factors = property(lambda self: self.rows["u"])
+    item_factors = property(lambda self: self.rows["i"])
+
+    def assign(self, user_factors, item_factors, item_bias=None):
+        self.rows = {"u": user_factors, "i": item_factors}
+
+
+def test_another_model_takes_its_place():
+    data = synthetic(40, 80, activity=15, seed=1)
+    model = Dictionary(40, 80)
+    before = evaluate(model, data, k=[10]).auc
+    fit(model, data, epochs=20, batch_size=64, progress=False)
+    assert evaluate(model, data, k=[10]).auc > before + .05
+    fit(model, data, epochs=5, batch_size=64, adversary=APR(.1), progress=False)
+    for attack in (random_noise, fgsm, pgd):
+        assert evaluate(model.perturbed(attack(model, data, .5)), data, k=[10]).auc < 1
+    assert len(recommend(model, data, k=5)) == 40*5
+
+
+def test_the_base_can_not_be_made():
+    with pytest.raises(TypeError, match="abstract"):
+        RecommenderModel()
+
+
+@pytest.mark.parametrize("adversary", [None, APR(.3)])
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "rowwise-adagrad"])
+def test_without_xla_the_same_step_runs_uncompiled(monkeypatch, optimizer, adversary):
+    data = synthetic(40, 80, activity=15, seed=1)
+    start = np.random.default_rng(0).normal(0, .3, (120, 8))
+    options = dict(epochs=2, batch_size=64, optimizer=optimizer, adversary=adversary, progress=False)
+    compiled, plain = (model_module.from_factors(start[:40], start[40:]) for _ in range(2))
+    fit(compiled, data, **options)
+    real = tf.function
+
+    def function(f=None, jit_compile=None, **more):
+        def refuse(*args):
+            raise tf.errors.UnimplementedError(None, None, "no XLA on this platform")
+        return refuse if jit_compile else real(f, **more)
+
+    for cached in (model_module.epoch_function, model_module.sample_function):
+        cached.cache_clear()
+    monkeypatch.setattr(tf, "function", function)
+    with pytest.warns(UserWarning, match="XLA can't compile here"):
+        fit(plain, data, **options)
+    for cached in (model_module.epoch_function, model_module.sample_function):
+        cached.cache_clear()
+    np.testing.assert_allclose(plain.user_factors, compiled.user_factors, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(plain.item_factors, compiled.item_factors, rtol=0, atol=2e-6)
+
+
+def test_compiles_once_for_many_seeds_and_rates():
+    data = synthetic(40, 80, activity=15, seed=1)
+    run = model_module.epoch_function("adagrad", APR)
+    fit(BPRMF(40, 80, 8), data, epochs=1, batch_size=64, adversary=APR(.5), progress=False)
+    traces = run.run.experimental_get_tracing_count()
+    for seed, rate, epsilon in ((1, .1, .2), (2, .2, .3)):
+        fit(BPRMF(40, 80, 8, seed=seed), data, epochs=2, batch_size=64, learning_rate=rate, adversary=APR(epsilon), seed=seed, progress=False)
+    assert run.run.experimental_get_tracing_count() == traces
