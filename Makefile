@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # What `make test-long` tries; the same list stands in .github/workflows/test.yml.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-# TensorFlow's start-up notes would bury what the commands print.
+# Fewer of TensorFlow's start-up notes, which bury what the commands print. (2.21 heeds it only in part.)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -8,5 +8,6 @@ __all__ = []
 # %% ../nbs/91_main.ipynb #87a3672b
 from .cli import main
 
-# %% ../nbs/91_main.ipynb #516e28ac
+# %% ../nbs/91_main.ipynb #512cb8c2
+#| eval: false
 if __name__ == "__main__": main()

@@ -149,24 +149,23 @@ Seed = Annotated[int, option("Seed of everything that is drawn.", min=0, max=2**
 Attacks = Annotated[str, option("Some of random, fgsm, pgd.")]
 Lengths = Annotated[str|None, option("List lengths.", show_default="10,50,100")]
 
-# %% ../nbs/90_cli.ipynb #8368b2ff
+# %% ../nbs/90_cli.ipynb #689faddd
 def not_yet(**asked):
     "Refuse what a later version will do, by name."
     from apr_tutorial.data import DataError
     for name, (value, allowed) in asked.items():
         if value not in allowed: raise DataError(f"--{name} {value}: not available yet; this version knows {', '.join(allowed)}.")
 
+# %% ../nbs/90_cli.ipynb #d1b276bc
 @app.command()
 @guarded
 def run(
     dataset: Dataset="auto", epochs: Count=100, adversarial_epochs: Count=100,
-    epsilon: Annotated[float, option("Budget of the adversary in training.")]=0.5,
-    adv_reg: Annotated[float, option("Weight of the adversarial loss (lambda).")]=1.0,
+    epsilon: Annotated[float, option("Budget of the adversary in training.")]=0.5, adv_reg: Annotated[float, option("Weight of the adversarial loss (lambda).")]=1.0,
     embedding_size: Count=64, learning_rate: float=0.05,
     optimizer: Annotated[str, option("adagrad, sgd or rowwise-adagrad.")]="adagrad",
     item_bias: Annotated[bool, option("Learn a bias for each item.", "--item-bias")]=False,
-    reg: float=0.0, batch_size: Count=512, k: Lengths=None, seed: Seed=42,
-    seeds: Annotated[int, option("Number of seeds: seed, seed + 1, …", min=1)]=1,
+    reg: float=0.0, batch_size: Count=512, k: Lengths=None, seed: Seed=42, seeds: Annotated[int, option("Number of seeds: seed, seed + 1, …", min=1)]=1,
     attacks: Attacks="random,fgsm,pgd", attack_epsilons: Annotated[str, option("Budgets of the attacks.")]="0.5,1,2",
     defences: Annotated[str, option("apr; more will come.")]="apr",
     select: Annotated[str, option("last: a schedule fixed beforehand.")]="last",
@@ -179,7 +178,7 @@ def run(
     "Train BPR-MF, attack it, continue it with APR and as a control without, attack again; write report, plots, weights."
     execute(dict(locals()))
 
-# %% ../nbs/90_cli.ipynb #0441ae62
+# %% ../nbs/90_cli.ipynb #51b037aa
 def settings_from(options: dict, data):
     "`Settings`, attacks and defences out of the command's options."
     from apr_tutorial.apr import APR
@@ -193,15 +192,14 @@ def settings_from(options: dict, data):
 def execute(options: dict):
     "`run`: load, train, attack, report."
     not_yet(defences=(options["defences"], ["apr"]), select=(options["select"], ["last"]))
+    os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, finished = out_folder(options["out"], data.name, options["resume"])
     if finished: return say(f"{folder}: the report is finished already; nothing to do")
     with quiet_import(): from apr_tutorial.end_to_end import Runner, run_experiment, save_report
     settings, attacks, defences = settings_from(options, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not options["resume"]:
-        for old in (folder/"checkpoints").glob("*.npz"): old.unlink()
+    for old in [] if options["resume"] else (folder/"checkpoints").glob("*.npz"): old.unlink()
     Signals.watch()
     runner = Runner(folder/"checkpoints", options["checkpoint_every"], lambda: bool(Signals.received), not options["quiet"])
     report = run_experiment(data, settings, attacks, defences, runner)
@@ -209,14 +207,13 @@ def execute(options: dict):
     save_report(report, folder, config)
     if not options["quiet"]: show(report, folder)
 
-# %% ../nbs/90_cli.ipynb #a1574d60
+# %% ../nbs/90_cli.ipynb #404de8c3
 def show(report, folder: Path):
     "One table on standard output, and where the rest is."
     from rich.console import Console
     from rich.table import Table
     k = max(report.settings.k)
-    marks = " · SYNTHETIC DATA" if report.data.synthetic else ""
-    grid = Table(title=f"{report.data.name}{marks}: {len(report.settings.seeds)} seed(s), all items ranked, ties against the model")
+    grid = Table(title=f"{report.data.name}{' · SYNTHETIC DATA' if report.data.synthetic else ''}: {len(report.settings.seeds)} seed(s), all items ranked")
     for column in ("model", "attack", "ε", f"HR@{k}", f"nDCG@{k}", "AUC", "nDCG lost"): grid.add_column(column, justify="left" if column in ("model", "attack") else "right")
     found = {m: report.at(k, m).set_index(["model", "attack", "epsilon"]) for m in ("hr", "ndcg", "auc")}
     number = lambda row: f"{row['mean']:.4f}" + ("" if math.isnan(row["sd"]) else f" ±{row['sd']:.4f}")
@@ -224,8 +221,8 @@ def show(report, folder: Path):
         clean = found["ndcg"].loc[model, "none", 0.]["mean"]
         for _, attack, epsilon in found["ndcg"].loc[[model]].index:
             rows = [found[m].loc[model, attack, epsilon] for m in found]
-            lost = "" if attack == "none" else f"{1 - rows[1]['mean']/clean:.1%}" if clean else "-"
-            grid.add_row(model if attack == "none" else "", "" if attack == "none" else attack, "" if attack == "none" else f"{epsilon:g}", *map(number, rows), lost)
+            first = (model, "", "") if attack == "none" else ("", attack, f"{epsilon:g}")
+            grid.add_row(*first, *map(number, rows), f"{1 - rows[1]['mean']/clean:.1%}" if attack != "none" and clean else "")
         grid.add_section()
     Console(width=None if sys.stdout.isatty() else 110).print(grid)
     print(f"report, plots and weights: {folder}")

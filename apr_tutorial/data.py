@@ -318,11 +318,11 @@ def load_dataset(
     if path.is_file(): return read_file(path, seed)
     raise DataError(f"dataset '{dataset}': neither a file nor a folder, nor one of {', '.join(DATASETS)}, synthetic, auto.")
 
-# %% ../nbs/00_data.ipynb #7bb71b3b
+# %% ../nbs/00_data.ipynb #40fee105
 def synthetic(
     num_users: int=500, num_items: int=1500,
     latent: int=8,            # D, dimensions of taste
-    temperature: float=2.5,   # tau, how sharply taste decides
+    temperature: float=1.5,   # tau, how sharply taste decides
     zipf: float=0.8,          # a, exponent of the popularity curve
     activity: float=60,       # median interactions of a user
     seed: int=42,

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# %% ../nbs/05_end_to_end.ipynb #62455bdc
+# %% ../nbs/05_end_to_end.ipynb #70435bf0
 import numpy as np
 import pandas as pd
+import matplotlib.pyplot as plt
 import tensorflow as tf
 from matplotlib.figure import Figure
 
@@ -225,7 +226,7 @@ def to_json(report: Report, config: dict|None = None) -> dict:
     timings = {n: None if s is None or np.isnan(s) else s for n, s in report.timings.items()}
     return {"schema": 1, "dataset": dataset, "config": config, "environment": environment, "results": rows, "timings": timings, "resumed_from": report.resumed_from}
 
-# %% ../nbs/05_end_to_end.ipynb #43b57cf0
+# %% ../nbs/05_end_to_end.ipynb #30e9df6d
 PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "training": plot_training}
 
 def save_report(report: Report, folder: Path, config: dict|None = None) -> Path:
@@ -234,7 +235,9 @@ def save_report(report: Report, folder: Path, config: dict|None = None) -> Path:
     write_safely(folder/"metrics.csv", lambda file: report.frame.to_csv(file, index=False))
     for name, plot in PLOTS.items():
         if name != "training" and report.frame.attack.nunique() == 1: continue # nothing was attacked: no before and after
-        for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: plot(report).savefig(file, format=form, dpi=150))
+        figure = plot(report)
+        for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+        plt.close(figure)
     for name in report.models.keys() & {"bpr-mf", *report.defences}:
         save_weights(folder/f"weights-{name}.npz", report.models[name], report.data)
     return write_safely(folder/"report.json", lambda file: file.write(json.dumps(to_json(report, config), indent=1, allow_nan=False).encode()))
