@@ -45,7 +45,7 @@ class Settings:
     seeds: tuple = (42,)
     control: bool = True # also train plain BPR for as many further epochs
 
-# %% ../nbs/05_end_to_end.ipynb #10a4a943
+# %% ../nbs/05_end_to_end.ipynb #6639810a
 @dataclass(frozen=True)
 class Runner:
     "How to train: where checkpoints go, when to stop, whether to show progress."
@@ -63,7 +63,7 @@ def train_models(data: Interactions, settings: Settings, defences: Mapping[str, 
     "Name -> (model, history) of BPR-MF, the control, and each defence, for one seed."
     bpr = BPRMF(data.num_users, data.num_items, settings.embedding_size, settings.item_bias, seed)
     trained = {"bpr-mf": (bpr, runner.fit(bpr, data, settings.epochs, settings, (seed, 0)))}
-    for name, adversary in ({"bpr-mf-continued": None} if settings.control else {}).items() | defences.items():
+    for name, adversary in {**({"bpr-mf-continued": None} if settings.control else {}), **defences}.items():
         model = copy_of(bpr, name)
         trained[name] = model, runner.fit(model, data, settings.adversarial_epochs, settings, (seed, 1), adversary)
     return trained
