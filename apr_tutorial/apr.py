@@ -14,10 +14,10 @@ import tensorflow as tf
 # %% ../nbs/04_apr.ipynb #c41f30f4
 from .model import Batch
 
-# %% ../nbs/04_apr.ipynb #7539f354
+# %% ../nbs/04_apr.ipynb #6bb856de
 @dataclass(frozen=True)
 class APR:
-    "The adversary of adversarial personalized ranking (He et al., SIGIR 2018, eqs. 5 to 8), for `fit(adversary=…)`."
+    "The adversary of adversarial personalized ranking (He et al., SIGIR 2018, section 3), for `fit(adversary=…)`."
     epsilon: float = 0.5 # length of the move of each row that the batch touches
     adv_reg: float = 1.0 # lambda, the weight of the loss at the moved rows
 

@@ -77,16 +77,17 @@ class Interactions:
     def __len__(self) -> int: return len(self.users)
     def items_of(self, user: int) -> np.ndarray: return self.items[self.indptr[user]:self.indptr[user + 1]]
 
-# %% ../nbs/00_data.ipynb #2a117ce4
+# %% ../nbs/00_data.ipynb #804cc6df
 def id_kind(text: str) -> str:
     "'integer', 'string', or what is wrong with this id."
-    if re.fullmatch(r"[0-9]+", text): return "integer" if int(text) < 2**63 else "an integer above 2^63-1"
+    if re.fullmatch(r"0|[1-9][0-9]*", text): return "integer" if len(text) < 20 and int(text) < 2**63 else "an integer above 2^63-1"
+    if re.fullmatch(r"[0-9]+", text): return "a number with leading zeros, which integers lose (put a letter before it)"
     if not text.strip(): return "empty"
     try: float(text)
     except ValueError: return "string"
     return "a number but not an integer from 0 to 2^63-1"
 
-# %% ../nbs/00_data.ipynb #f2eb7a4a
+# %% ../nbs/00_data.ipynb #da79dea2
 def fail_at(frame: pd.DataFrame, row: int, message: str):
     "Raise `DataError` that names the source and line of row `row`."
     raise DataError(f"{frame.attrs.get('source', 'data')}, line {frame.index[row]}: {message}")
@@ -94,6 +95,7 @@ def fail_at(frame: pd.DataFrame, row: int, message: str):
 def label_rows(frames: list[pd.DataFrame], column: str) -> tuple[np.ndarray, list[np.ndarray]]:
     "Sorted original ids of `column` over all frames, and each frame's row numbers among them."
     codes, texts = pd.factorize(np.concatenate([f[column].astype(str).to_numpy(object) for f in frames]))
+    if not len(texts): raise DataError(f"{frames[0].attrs.get('source', 'data')}: no rows; expected user, item, rating and perhaps timestamp.")
     kinds = np.array([id_kind(t) for t in texts], object)
     wrong = ~np.isin(kinds, ["integer", "string"]) | (kinds != kinds[0])
     if wrong.any():
@@ -142,7 +144,7 @@ def check_test(train: pd.DataFrame, test: pd.DataFrame):
         row = test.iloc[both[0]]
         fail_at(test, both[0], f"test item '{row['item']}' of user '{row['user']}' is also a training item. Remove it from one of the two files.")
 
-# %% ../nbs/00_data.ipynb #06e3e0ec
+# %% ../nbs/00_data.ipynb #4f997874
 def interactions(
     train: pd.DataFrame,          # columns user, item[, rating[, timestamp]]; ids all integers or all strings
     test: pd.DataFrame|None=None, # one row a user; None: hold one out of train
@@ -151,7 +153,8 @@ def interactions(
     **info,                       # further fields of `Interactions`: synthetic, sources
 ) -> Interactions:
     "Validated `Interactions` from data frames. Raises `DataError`."
-    frames = [f.assign(rating=f.get("rating", 1)) for f in ([train] if test is None else [train, test])]
+    frames = [f if f.index.is_unique else f.reset_index(drop=True) for f in ([train] if test is None else [train, test])]
+    frames = [f.assign(rating=f.get("rating", 1)) for f in frames]
     (user_ids, us), (item_ids, its) = label_rows(frames, "user"), label_rows(frames, "item")
     dropped = {}
     frames = [positives(f.assign(u=u, i=i), dropped) for f, u, i in zip(frames, us, its)]
@@ -166,7 +169,7 @@ def interactions(
     if len(data.pairs) < len(data): warnings.warn(f"{name}: users who have every item teach nothing about preference; training passes over them.")
     return data
 
-# %% ../nbs/00_data.ipynb #dcc1d67e
+# %% ../nbs/00_data.ipynb #b6aca8af
 def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
     "Columns user, item, rating[, timestamp] of one file, ids as text, the line number as index. Raises `DataError`."
     comma = ".csv" in path.suffixes
@@ -180,15 +183,17 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
     if not 3 <= rows.shape[1] <= 4:
         raise DataError(f"{path}: found {rows.shape[1]} column(s), expected user, item, rating and perhaps timestamp, separated by {'commas' if comma else 'tabs'}.")
     rows.columns = ["user", "item", "rating", "timestamp"][:rows.shape[1]]
-    if header and pd.isna(pd.to_numeric(rows.rating.iloc[:1], errors="coerce")).all(): rows = check_header(rows)
+    if header and not any(re.fullmatch(r"[-+.\d].*", text) for text in rows.iloc[0, 2:]): rows = check_header(rows)
     for column in rows.columns[2:]: rows[column] = to_number(rows, column)
     return rows
 
-# %% ../nbs/00_data.ipynb #334df464
+# %% ../nbs/00_data.ipynb #f14535d3
 def check_header(rows: pd.DataFrame) -> pd.DataFrame:
     "Rows without their header line; refuses one that names the columns in another order."
-    names = [str(n).lower() for n in rows.iloc[0]]
-    if "item" in names[0] or "user" in names[1]: fail_at(rows, 0, f"the header is {names}; the order must be user, item, rating, timestamp.")
+    names, known = [str(n).lower() for n in rows.iloc[0]], ("user", "item|movie|product", "rating|score", "time|date")
+    for place, words in enumerate(known):
+        if any(re.search(words, name) for n, name in enumerate(names) if n != place):
+            fail_at(rows, 0, f"the header is {', '.join(names)}; the order must be user, item, rating, timestamp.")
     return rows.iloc[1:]
 
 def to_number(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -270,7 +275,7 @@ def progress_bar(description: str, show: bool = True, **options) -> tqdm:
     visible = show and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(desc=description, disable=not visible, **options)
 
-# %% ../nbs/00_data.ipynb #4c5ac664
+# %% ../nbs/00_data.ipynb #fedf6144
 TIMEOUT = (5, 20) # seconds to connect, and between two packets
 
 def cache_folder() -> Path:
@@ -288,16 +293,18 @@ def fetch(source: Source, file: str, progress: bool = True) -> Path:
     path.unlink(missing_ok=True)
     try: pooch.retrieve(source.url(file), known_hash=None, fname=file, path=path.parent, downloader=verified)
     except OSError as error: # requests' exceptions are among them
-        raise DownloadError(f"{source.url(file)}: {type(error).__name__}. Check the network, or set APR_TUTORIAL_DATA to a folder with {source.name}/{file}.") from error
+        raise DownloadError(f"{source.url(file)}: {type(error).__name__}. Check the network and that {path.parent} can be written, or set APR_TUTORIAL_DATA to a folder with {source.name}/{file}.") from error
     return path
 
-# %% ../nbs/00_data.ipynb #8cf7545a
+# %% ../nbs/00_data.ipynb #0af72598
 class SyntheticDataWarning(UserWarning):
     "Generated data stand in for MovieLens."
 
 def find_folder(source: Source, progress: bool = True) -> Path:
     "The folder of a public set: the mirror's where it has one, else the cache, filled by a download."
-    mirror = Path(os.environ.get("APR_TUTORIAL_DATA") or os.devnull)/source.name
+    home = os.environ.get("APR_TUTORIAL_DATA")
+    if home and not Path(home).is_dir(): warnings.warn(f"APR_TUTORIAL_DATA={home} is no folder: passed over.")
+    mirror = Path(home or os.devnull)/source.name
     return mirror if mirror.is_dir() else [fetch(source, file, progress) for file in source.digests][0].parent
 
 def load_dataset(

@@ -159,7 +159,7 @@ def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str =
     means = report.at(k, metric).set_index(["model", "attack", "epsilon"])["mean"]
     return {m: 1 - means[m, attack, epsilon]/means[m, "none", 0.] for m in report.models}
 
-# %% ../nbs/05_end_to_end.ipynb #6b84b061
+# %% ../nbs/05_end_to_end.ipynb #0e9dc109
 def plot_before_after(report: Report) -> Figure:
     "HR, nDCG and AUC of each model, clean and under attack; bars are one standard deviation over seeds."
     attack, epsilon, k = headline(report)
@@ -174,7 +174,7 @@ def plot_before_after(report: Report) -> Figure:
                 ax.errorbar(x, point["mean"], np.nan_to_num(point["sd"]), fmt="o", color=colour, markerfacecolor=face, markersize=8, capsize=4)
         ax.set_xticks(range(len(report.models)), [LABELS.get(n, n).replace(", ", ",\n") for n in report.models], fontsize=8)
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(report.models) - .5))
-        ax.set_ylim(0 if metric != "auc" else .5, ax.dataLim.y1*1.06 if metric != "auc" else min(1, ax.dataLim.y1 + .04))
+        ax.set_ylim(min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0, ax.dataLim.y1 + .06*np.ptp(ax.dataLim.intervaly))
     lost = ", ".join(f"{LABELS.get(n, n)} {d:.0%}" for n, d in decreases(report, attack, epsilon, k).items())
     figure.suptitle(title_of(report.data, f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {lost}"), color=GREY, fontsize=10)
     return figure

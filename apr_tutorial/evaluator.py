@@ -18,9 +18,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from scipy import stats
 
-# %% ../nbs/02_evaluator.ipynb #676a9d90
+# %% ../nbs/02_evaluator.ipynb #241c70ed
 from .data import COLOURS, GREY, DataError, Interactions, generator, new_figure, title_of
-from .model import RecommenderModel, write_safely
+from .model import RecommenderModel, check_fits, write_safely
 
 # %% ../nbs/02_evaluator.ipynb #8357ef28
 BLOCK = 256 # users at a time
@@ -34,24 +34,25 @@ def blocks(model: RecommenderModel, users: np.ndarray, size: int = BLOCK) -> Ite
         scores = p[start:start + size] @ q.T
         yield slice(start, start + len(scores)), scores if b is None else scores + b
 
-# %% ../nbs/02_evaluator.ipynb #e664a5d9
+# %% ../nbs/02_evaluator.ipynb #ca361783
 def excluded(data: Interactions, users: np.ndarray, validating: bool) -> tuple[np.ndarray, np.ndarray]:
-    "(index into `users`, item) of everything that is no candidate: training items, and validation items at test time."
+    "(index into `users`, ascending; item) of everything that is no candidate: training items, and validation items at test time."
     starts, ends = data.indptr[users], data.indptr[users + 1]
     rows = np.repeat(np.arange(len(users)), ends - starts)
     items = data.items[np.arange(len(rows)) + np.repeat(starts - np.r_[0, np.cumsum(ends - starts)[:-1]], ends - starts)]
     if validating or not len(data.validation_users): return rows, items
     place = np.searchsorted(data.validation_users, users)
     has = np.append(data.validation_users, -1)[place] == users
-    return np.r_[rows, np.flatnonzero(has)], np.r_[items, data.validation_items[place[has]]]
+    rows, items = np.r_[rows, np.flatnonzero(has)], np.r_[items, data.validation_items[place[has]]]
+    order = np.argsort(rows, kind="stable")
+    return rows[order], items[order]
 
-# %% ../nbs/02_evaluator.ipynb #1ffad438
+# %% ../nbs/02_evaluator.ipynb #db172fbc
 def positions(model: RecommenderModel, data: Interactions, validating: bool = False) -> tuple[np.ndarray, np.ndarray]:
     "Position of each user's test (or validation) item and the number of the user's candidates, ties counting against the model."
     users, items = (data.validation_users, data.validation_items) if validating else (data.test_users, data.test_items)
+    check_fits(model, data)
     rows, out = excluded(data, users, validating)
-    order = np.argsort(rows, kind="stable")
-    rows, out = rows[order], out[order]
     above, candidates = np.empty(len(users), int), data.num_items - np.bincount(rows, minlength=len(users))
     for block, scores in blocks(model, users):
         own = scores[np.arange(len(scores)), items[block]][:, None]
@@ -61,14 +62,13 @@ def positions(model: RecommenderModel, data: Interactions, validating: bool = Fa
         above[block] = np.count_nonzero(scores >= own, axis=1) - 1 - np.bincount(local[counted], minlength=len(scores))
     return above, candidates
 
-# %% ../nbs/02_evaluator.ipynb #50a4f436
+# %% ../nbs/02_evaluator.ipynb #eff35ea9
 def top_items(model: RecommenderModel, data: Interactions, k: int, users: np.ndarray|None = None) -> tuple[np.ndarray, np.ndarray]:
     "[n, k] item rows and scores of each user's best candidates (all users by default); -1 where there are no more."
     users = np.arange(data.num_users) if users is None else np.asarray(users)
     k = min(k, data.num_items)
+    check_fits(model, data)
     rows, out = excluded(data, users, validating=False)
-    order = np.argsort(rows, kind="stable")
-    rows, out = rows[order], out[order]
     items, values = np.empty((len(users), k), np.int32), np.empty((len(users), k), np.float32)
     for block, scores in blocks(model, users):
         near, far = np.searchsorted(rows, (block.start, block.stop))
