@@ -95,6 +95,30 @@ def test_recommend(finished, folder, cli, tmp_path):
     assert lists[0] != lists[1]
 
 
+@pytest.mark.parametrize("options, message", [(["--attack", "pgd,fgsm", "--epsilon", "1"], "expected one of none"), (["--attack", "pgd"], "go together"),
+                                              (["--k", "999"], "k 999"), (["--weights", "factors.npy"], "no array named user_factors"),
+                                              (["--weights", "absent.npz"], "absent.npz"), (["--dataset", "synthetic"], "not those of synthetic")])
+def test_recommend_refuses(options, message, finished, folder, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+    from apr_tutorial.cli import app
+    monkeypatch.chdir(tmp_path)
+    np.save("factors.npy", np.zeros((3, 2)))
+    done = CliRunner().invoke(app, ["recommend", "--weights", str(finished / "weights-apr.npz"), "--dataset", str(folder), "--out", "recs.tsv", *options])
+    assert done.exit_code == 2 and message in " ".join(done.output.split()), done.output
+    assert not (tmp_path / "recs.tsv").exists()
+
+
+def test_weights_of_another_split_are_refused(finished, tmp_path, cli):
+    "Without timestamps the split depends on the seed; recommending training items must not be possible by forgetting it."
+    rows = "".join(f"{u},{i},1\n" for u in range(20) for i in random.Random(u).sample(range(40), 9))
+    (tmp_path / "log.csv").write_text(rows)
+    assert cli("run", "--dataset", "log.csv", "--seed", "7", "--no-control", "--attacks", "random", "--k", "5", "--out", "out", *QUICK).returncode == 0
+    command = ["recommend", "--weights", "out/weights-apr.npz", "--dataset", "log.csv", "--k", "5", "--out", "recs.tsv"]
+    refused = cli(*command)
+    assert refused.returncode == 2 and "give the seed of the run" in refused.stderr
+    assert cli(*command, "--seed", "7").returncode == 0
+
+
 def test_finished_report_is_kept(finished, folder, cli):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     again = cli("run", "--dataset", folder, "--out", finished, *QUICK)
@@ -117,6 +141,10 @@ def test_interrupt_and_resume(number, code, folder, tmp_path, cli):
     said = process.communicate(timeout=120)[1]
     assert process.returncode == code, said
     assert "Traceback" not in said and not (tmp_path / "broken" / "report.json").exists()
+    forgotten = cli(*options, "--out", tmp_path / "broken")
+    assert forgotten.returncode == 2 and "holds an unfinished run" in forgotten.stderr
+    fewer = cli(*options, "--epochs", "1", "--resume", "--out", tmp_path / "broken")
+    assert fewer.returncode == 2 and "1 were asked for" in fewer.stderr
     other = cli(*options, "--learning-rate", "0.01", "--resume", "--out", tmp_path / "broken")
     assert other.returncode == 2 and "learning_rate was 0.05, is 0.01" in other.stderr
     assert cli(*options, "--resume", "--out", tmp_path / "broken").returncode == 0
@@ -189,6 +217,13 @@ BAD = {  # name: (files of the folder or the file, options, what the message say
     "no epochs": ({}, ["--epochs", "0"], "--epochs"),
     "no factors": ({}, ["--embedding-size", "0"], "--embedding-size"),
     "negative seed": ({}, ["--seed", "-1"], "--seed"),
+    "tiny epsilon": ({}, ["--attack-epsilons", "1e-30"], "epsilon 1e-30"),
+    "header alone": ({"one.csv": "user,item,rating\n"}, [], "no rows"),
+    "leading zeros": ({"one.csv": "07,1,5\n8,2,5\n"}, [], "leading zeros"),
+    "rating last": ({"one.csv": "user,item,timestamp,rating\n0,1,5,5\n"}, [], "the order must be"),
+    "bad first row": ({"one.csv": "ann,3,five,100\nann,4,5,100\n"}, [], "line 1: rating 'five'"),
+    "out is a file": ({}, ["--out", __file__], "is a file"),
+    "out below a file": ({}, ["--out", __file__ + "/below"], "in the way"),
     "defence": ({}, ["--defences", "vat"], "not available yet"),
     "select": ({}, ["--select", "validation"], "not available yet"),
     "no such option": ({}, ["--adversary", "x"], "No such option"),

@@ -6,7 +6,7 @@ import tensorflow as tf
 from apr_tutorial import model as model_module
 from apr_tutorial.apr import APR
 from apr_tutorial.attack import fgsm, pgd, random_noise
-from apr_tutorial.data import synthetic
+from apr_tutorial.data import DataError, synthetic
 from apr_tutorial.evaluator import evaluate, recommend
 from apr_tutorial.model import BPRMF, RecommenderModel, fit
 
@@ -36,6 +36,18 @@ def test_another_model_takes_its_place():
     for attack in (random_noise, fgsm, pgd):
         assert evaluate(model.perturbed(attack(model, data, .5)), data, k=[10]).auc < 1
     assert len(recommend(model, data, k=5)) == 40*5
+
+
+def test_models_that_do_not_fit_are_refused():
+    class Fixed(Dictionary):
+        assign = RecommenderModel.assign
+
+    data, other = synthetic(40, 80, activity=15, seed=1), Dictionary(50, 80)
+    with pytest.raises(DataError, match="defines no assign"):
+        fit(Fixed(40, 80), data, epochs=1, progress=False)
+    for use in (lambda: fit(other, data, epochs=1, progress=False), lambda: evaluate(other, data, k=[5]), lambda: fgsm(other, data, .5), lambda: recommend(other, data, 5)):
+        with pytest.raises(DataError, match="50 users and 80 items"):
+            use()
 
 
 def test_the_base_can_not_be_made():
