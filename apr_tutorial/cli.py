@@ -35,7 +35,7 @@ def quiet_import():
             os.dup2(kept, 2)
             os.close(kept)
 
-# %% ../nbs/90_cli.ipynb #2c50ce0b
+# %% ../nbs/90_cli.ipynb #1607c25b
 def say(text: str): print(text, file=sys.stderr, flush=True)
 
 def exit_code(error: BaseException) -> int|None:
@@ -44,8 +44,8 @@ def exit_code(error: BaseException) -> int|None:
     known = {DataError: 2, DownloadError: 3, OSError: 3, MemoryError: 3, KeyboardInterrupt: 130}
     code = next((c for kind, c in known.items() if isinstance(error, kind)), None)
     if code is None and "apr_tutorial.model" in sys.modules:
-        from apr_tutorial.model import Interrupted, TrainingDiverged
-        code = {TrainingDiverged: 4, Interrupted: 128 + Signals.received}.get(type(error))
+        from apr_tutorial.model import Interrupted, TrainingDiverged, tf
+        code = {TrainingDiverged: 4, Interrupted: 128 + Signals.received, tf.errors.ResourceExhaustedError: 3}.get(type(error))
     return code
 
 def guarded(command: Callable) -> Callable:
@@ -151,14 +151,14 @@ def claim(folder: Path, fresh: bool):
     except (FileExistsError, NotADirectoryError): raise DataError(f"--out {folder}: can't be made, a file or another run is in the way. Name another folder.") from None
     tempfile.TemporaryFile(dir=folder).close()
 
-# %% ../nbs/90_cli.ipynb #1e284c0f
+# %% ../nbs/90_cli.ipynb #d783655d
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
                   help="Train BPR-MF, attack its embeddings, defend them by adversarial training (APR), attack again.")
 
 def option(text: str, *names: str, **more): return typer.Option(*names, help=text, **more)
 
 Dataset = Annotated[str, option("A name (see `datasets`), a folder with trainingset.tsv and testset.tsv, a .tsv or .csv file, or auto.")]
-Count = Annotated[int, typer.Option(min=1)]
+Count = Annotated[int, typer.Option(min=1, max=2**24)]
 Seed = Annotated[int, option("Seed of everything that is drawn.", min=0, max=2**30)]
 Attacks = Annotated[str, option("Some of random, fgsm, pgd.")]
 Lengths = Annotated[str|None, option("List lengths.", show_default="10,50,100")]
@@ -244,13 +244,13 @@ def show(report, folder: Path):
     Console(width=None if sys.stdout.isatty() else 110).print(grid)
     print(f"report, plots and weights: {folder}")
 
-# %% ../nbs/90_cli.ipynb #7e690b1e
+# %% ../nbs/90_cli.ipynb #6dc06269
 @app.command()
 @guarded
 def recommend(
     weights: Annotated[Path, option("A weights-….npz that `run` wrote.")], dataset: Annotated[str, option("The data set of the weights.")],
     out: Annotated[Path, option("File to write: user TAB item TAB score (RankSys).")],
-    k: Annotated[int, option("Length of each list.", min=1)]=100,
+    k: Annotated[int|None, option("Length of each list.", min=1, show_default="100")]=None,
     attack: Annotated[str, option("none, random, fgsm or pgd.")]="none",
     epsilon: Annotated[float|None, option("Budget of the attack.")]=None, seed: Seed=42,
 ):
@@ -265,6 +265,8 @@ def recommend(
     from apr_tutorial.model import load_weights
     model = load_weights(weights, data)
     if attack != "none": model = model.perturbed(attack_table()[attack](model, data, epsilon, seed))
+    if k is None and data.num_items < 100: warnings.warn(f"{data.name} has {data.num_items} items: lists are no longer than that.")
+    k = min(100, data.num_items) if k is None else k
     write_ranksys(out, recommend(model, data, k))
     say(f"{data.num_users} lists of up to {k} items: {out}")
 
@@ -282,7 +284,7 @@ def datasets():
         print(f"  source:  https://github.com/{s.repository}/tree/{s.commit}/{s.folder}\n  here:    {kept}")
     print("auto\n  movielens-500, or generated data (announced) where that can't be had")
 
-# %% ../nbs/90_cli.ipynb #0b8f3986
+# %% ../nbs/90_cli.ipynb #9432737c
 @app.command()
 @guarded
 def audit(
@@ -295,4 +297,5 @@ def audit(
 
 def main():
     "Entry point of `apr-tutorial` and `python -m apr_tutorial`."
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors="replace") # a table needs no UTF-8 terminal
     app()

@@ -145,7 +145,7 @@ def run_experiment(
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
     return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed)
 
-# %% ../nbs/05_end_to_end.ipynb #74ecaeac
+# %% ../nbs/05_end_to_end.ipynb #c3551d2d
 LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR"}
 METRICS = {"hr": "HR", "ndcg": "nDCG", "auc": "AUC"}
 
@@ -157,9 +157,9 @@ def headline(report: Report) -> tuple[str, float, int]:
 def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str = "ndcg") -> dict:
     "Model -> relative decrease of the mean over seeds under the attack."
     means = report.at(k, metric).set_index(["model", "attack", "epsilon"])["mean"]
-    return {m: 1 - means[m, attack, epsilon]/means[m, "none", 0.] for m in report.models}
+    return {m: 1 - means[m, attack, epsilon]/(means[m, "none", 0.] or np.nan) for m in report.models}
 
-# %% ../nbs/05_end_to_end.ipynb #0e9dc109
+# %% ../nbs/05_end_to_end.ipynb #92895e6e
 def plot_before_after(report: Report) -> Figure:
     "HR, nDCG and AUC of each model, clean and under attack; bars are one standard deviation over seeds."
     attack, epsilon, k = headline(report)
@@ -174,12 +174,13 @@ def plot_before_after(report: Report) -> Figure:
                 ax.errorbar(x, point["mean"], np.nan_to_num(point["sd"]), fmt="o", color=colour, markerfacecolor=face, markersize=8, capsize=4)
         ax.set_xticks(range(len(report.models)), [LABELS.get(n, n).replace(", ", ",\n") for n in report.models], fontsize=8)
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(report.models) - .5))
-        ax.set_ylim(min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0, ax.dataLim.y1 + .06*np.ptp(ax.dataLim.intervaly))
+        low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0
+        ax.set_ylim(low, ax.dataLim.y1 + .06*(ax.dataLim.y1 - low))
     lost = ", ".join(f"{LABELS.get(n, n)} {d:.0%}" for n, d in decreases(report, attack, epsilon, k).items())
     figure.suptitle(title_of(report.data, f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {lost}"), color=GREY, fontsize=10)
     return figure
 
-# %% ../nbs/05_end_to_end.ipynb #6273de40
+# %% ../nbs/05_end_to_end.ipynb #e930f92c
 def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
     "The metric against the budget, a panel for each attack; bars are one standard deviation over seeds."
     k, attacks = max(report.settings.k), [a for a in report.frame.attack.unique() if a != "none"]
@@ -194,7 +195,7 @@ def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
     axes[0].set_ylabel(f"{METRICS[metric]}@{k}")
     add_legend(axes[0])
     means, largest = found.set_index(["model", "attack", "epsilon"])["mean"], max(report.settings.attack_epsilons)
-    kept = ", ".join(f"{LABELS.get(m, m)} {means[m, attacks[-1], largest]/means[m, 'none', 0.]:.0%}" for m in report.models)
+    kept = ", ".join(f"{LABELS.get(m, m)} {means[m, attacks[-1], largest]/(means[m, 'none', 0.] or np.nan):.0%}" for m in report.models)
     figure.suptitle(title_of(report.data, f"Kept under {attacks[-1].upper()} at ε = {largest:g}: {kept}"), color=GREY, fontsize=10)
     return figure
 

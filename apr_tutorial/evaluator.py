@@ -6,7 +6,8 @@
 __all__ = ['BLOCK', 'blocks', 'excluded', 'positions', 'top_items', 'Metrics', 'check_k', 'evaluate', 'table', 'curve',
            'interval', 'recommend', 'write_ranksys']
 
-# %% ../nbs/02_evaluator.ipynb #2ee0c6c6
+# %% ../nbs/02_evaluator.ipynb #fb5e888c
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def interval(values: np.ndarray, seed: int = 0, level: float = .95, resamples: i
     found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=level, method="percentile", batch=100, rng=generator(seed))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
-# %% ../nbs/02_evaluator.ipynb #c90ee884
+# %% ../nbs/02_evaluator.ipynb #f003509e
 def recommend(model: RecommenderModel, data: Interactions, k: int = 100) -> pd.DataFrame:
     "Columns user, item, score: each user's best k candidates in order, original ids; training items are never among them."
     if not 1 <= k <= data.num_items: raise DataError(f"k {k}: expected 1 to {data.num_items}, the number of items of {data.name}.")
@@ -148,4 +149,4 @@ def recommend(model: RecommenderModel, data: Interactions, k: int = 100) -> pd.D
 
 def write_ranksys(path: Path, recommendations: pd.DataFrame) -> Path:
     "Write user TAB item TAB score, without a header."
-    return write_safely(path, lambda file: recommendations.to_csv(file, sep="\t", header=False, index=False))
+    return write_safely(path, lambda file: recommendations.to_csv(file, sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE))

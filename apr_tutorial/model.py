@@ -320,10 +320,11 @@ class History:
     resumed_at: int = 0 # epochs that came from a checkpoint
     epoch_seconds = property(lambda self: float(self.frame.seconds.median()) if len(self.frame) else float("nan"))
 
-# %% ../nbs/01_model.ipynb #6afe64d7
+# %% ../nbs/01_model.ipynb #2565c1d1
 def write_safely(path: Path, write: Callable) -> Path:
     "Call `write(temporary file)`, sync it, and only then give it its name."
-    path = Path(path)
+    path = Path(path).resolve() # a link stays a link
+    if path.exists() and not path.is_file(): raise DataError(f"{path}: is not a regular file; name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -344,7 +345,7 @@ def read_arrays(path: Path, *required: str) -> dict:
     if missing: raise DataError(f"{path}: no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}.")
     return arrays
 
-# %% ../nbs/01_model.ipynb #7c04eae3
+# %% ../nbs/01_model.ipynb #39bba70f
 def save_checkpoint(path: Path, tables: Tables, spec: dict, epoch: int, rows: list[dict]):
     "Tables, settings, finished epochs and their figures, written safely."
     note = json.dumps({"spec": spec, "epoch": epoch, "rows": rows})
@@ -353,17 +354,22 @@ def save_checkpoint(path: Path, tables: Tables, spec: dict, epoch: int, rows: li
 def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, int, list[dict]]:
     "What `save_checkpoint` wrote. Raises `DataError` where the settings differ, naming them."
     arrays = read_arrays(path, "factors", "state", "note")
-    note = json.loads(str(arrays["note"]))
-    other = {k: (v, spec.get(k)) for k, v in note["spec"].items() if spec.get(k) != v}
-    if other: raise DataError(f"{path}: made under other settings: " + ", ".join(f"{k} was {a}, is {b}" for k, (a, b) in other.items()) + ".")
-    return Tables(tf.constant(arrays["factors"]), tf.constant(arrays["state"])), note["epoch"], note["rows"]
+    try:
+        note = json.loads(str(arrays["note"]))
+        old, epoch, rows = note["spec"], note["epoch"], note["rows"]
+        other = [k for k in old.keys() | spec.keys() if old.get(k) != spec.get(k)]
+        if not 0 <= epoch == len(rows): raise ValueError(f"{epoch} epochs, {len(rows)} rows")
+    except (ValueError, KeyError, TypeError, AttributeError) as error: raise DataError(f"{path}: is not a checkpoint of this program ({error}).") from None
+    words = {"data": "the training data differ", "start": "the model that it starts from differs"}
+    if other: raise DataError(f"{path}: made under other settings: " + ", ".join(words.get(k) or f"{k} was {old.get(k)}, is {spec.get(k)}" for k in sorted(other)) + ".")
+    return Tables(tf.constant(arrays["factors"]), tf.constant(arrays["state"])), epoch, rows
 
-# %% ../nbs/01_model.ipynb #6d6b0bae
+# %% ../nbs/01_model.ipynb #6cd0d6ec
 def check_settings(data: Interactions, epochs: int, learning_rate: float, optimizer: str, batch_size: int, reg: float, adversary: Adversary|None):
     "Refuse settings that can't work, by name."
     if optimizer not in OPTIMIZERS: raise DataError(f"optimizer '{optimizer}': expected one of {', '.join(OPTIMIZERS)}.")
     if epochs < 0 or batch_size < 1: raise DataError(f"epochs {epochs} and batch_size {batch_size}: expected at least 0 and 1.")
-    if not (math.isfinite(learning_rate) and learning_rate > 0): raise DataError(f"learning_rate {learning_rate}: expected a positive number.")
+    if not (math.isfinite(learning_rate) and np.float32(learning_rate) > 0): raise DataError(f"learning_rate {learning_rate}: expected a positive number.")
     for name, value in {"reg": reg, **({} if adversary is None else asdict(adversary))}.items():
         if not (math.isfinite(value) and value >= 0): raise DataError(f"{name} {value}: expected a number of at least 0.")
     if not len(data.pairs): raise DataError(f"{data.name}: every user has every item; there are no pairs to learn from.")
@@ -382,14 +388,16 @@ def settings_of(model: RecommenderModel, data: Interactions, **settings) -> dict
     adversary = settings.pop("adversary")
     return settings | {"adversary": repr(adversary), "data": checksum(data), "start": crc(start)}
 
-# %% ../nbs/01_model.ipynb #46cf380e
+# %% ../nbs/01_model.ipynb #8a7d60b9
 class Trainer:
     "The state of one run of `fit`."
     def __init__(self, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None, checkpoint: Path|None):
         self.model, self.data, self.spec, self.path = model, data, spec, checkpoint and Path(checkpoint)
         self.run = epoch_function(spec["optimizer"], None if adversary is None else type(adversary))
         self.tables, self.epoch, self.rows, self.saved = pack(model, spec["optimizer"]), 0, [], time.monotonic()
-        if self.path and self.path.exists(): self.tables, self.epoch, self.rows = load_checkpoint(self.path, spec)
+        if self.path and self.path.exists():
+            fresh, (self.tables, self.epoch, self.rows) = self.tables, load_checkpoint(self.path, spec)
+            if [t.shape for t in fresh] != [t.shape for t in self.tables]: raise DataError(f"{self.path}: its tables have other shapes than the model.")
         self.resumed_at, self.bias = self.epoch, model.item_bias is not None
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)
         self.values, self.sample = values_of(adversary), batch_ids(data, 1, generator(spec["seed"][0], 2**31))[:10_000].T.reshape(-1)
@@ -486,7 +494,7 @@ def plot_history(history: History, data: Interactions, title: str = "Training") 
     figure.suptitle(title_of(data, title), color=GREY, fontsize=11)
     return figure
 
-# %% ../nbs/01_model.ipynb #df679fb5
+# %% ../nbs/01_model.ipynb #c4362cf4
 def save_weights(path: Path, model: RecommenderModel, data: Interactions) -> Path:
     "Write `.npz` with user_factors [U, d], item_factors [I, d], perhaps item_bias [I], user_ids, item_ids in row order."
     arrays = dict(user_factors=model.user_factors, item_factors=model.item_factors, user_ids=data.user_ids, item_ids=data.item_ids, train_checksum=checksum(data))
@@ -496,10 +504,11 @@ def save_weights(path: Path, model: RecommenderModel, data: Interactions) -> Pat
 def load_weights(path: Path, data: Interactions, name: str = "bpr-mf") -> BPRMF:
     "The model that `save_weights` wrote. Raises `DataError`, also where its ids are not those of `data`."
     arrays = read_arrays(path, "user_factors", "item_factors")
+    check_factors(arrays["user_factors"], arrays["item_factors"], arrays.get("item_bias"))
     for kind in ("user", "item"):
         ids, own = arrays.get(f"{kind}_ids"), getattr(data, f"{kind}_ids")
         if len(arrays[f"{kind}_factors"]) != len(own) or (ids is not None and not np.array_equal(ids, own)):
             raise DataError(f"{path}: its {kind}s are not those of {data.name} ({len(arrays[f'{kind}_factors'])} rows for {len(own)} {kind}s).")
-    if arrays.get("train_checksum", checksum(data)) != checksum(data):
+    if not np.array_equal(arrays.get("train_checksum", checksum(data)), checksum(data)):
         raise DataError(f"{path}: trained on another split of {data.name}. A file without timestamps is split by the seed: give the seed of the run.")
     return from_factors(arrays["user_factors"], arrays["item_factors"], arrays.get("item_bias"), name)

@@ -222,6 +222,11 @@ BAD = {  # name: (files of the folder or the file, options, what the message say
     "leading zeros": ({"one.csv": "07,1,5\n8,2,5\n"}, [], "leading zeros"),
     "rating last": ({"one.csv": "user,item,timestamp,rating\n0,1,5,5\n"}, [], "the order must be"),
     "bad first row": ({"one.csv": "ann,3,five,100\nann,4,5,100\n"}, [], "line 1: rating 'five'"),
+    "nan in the first row": ({"one.csv": "1,2,nan\n1,3,5\n1,4,2\n"}, [], "line 1: rating 'nan'"),
+    "tab in an id": ({"one.csv": '1,"a\tb",5\n1,c,5\n'}, [], "control character"),
+    "zip": ({"one.tsv.zip": "PK\x03\x04zz"}, [], "found 1 column(s)"),
+    "rate 0 in float32": ({}, ["--learning-rate", "1e-300"], "learning_rate 1e-300"),
+    "huge": ({}, ["--embedding-size", "10000000000000"], "--embedding-size"),
     "out is a file": ({}, ["--out", __file__], "is a file"),
     "out below a file": ({}, ["--out", __file__ + "/below"], "in the way"),
     "defence": ({}, ["--defences", "vat"], "not available yet"),
@@ -247,6 +252,31 @@ def test_bad_input(name, folder, tmp_path):
     said = " ".join(done.output.replace("│", " ").split())
     assert message in said and "Traceback" not in said
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_exact_ids_and_timestamps_survive(tmp_path, cli):
+    "Quotes in ids are data; nanosecond timestamps differ in digits that a float can't hold; a dollar in a name is no formula."
+    rows = [f'u{u}\ti"{i}\t5\t{1700000000000000000 + 10 - i}' for u in range(9) for i in range(5)]
+    source = tmp_path / "log_$a$.tsv"
+    source.write_text("\n".join(rows))
+    from apr_tutorial.data import load_dataset
+    data = load_dataset(source)
+    assert set(data.item_ids[data.test_items]) == {'i"0'}  # the latest, and the first in the file
+    options = ["run", "--dataset", source, "--k", "1", "--no-control", "--attacks", "random", "--out", "out", *QUICK]
+    done = cli(*options, env={"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0, done.stderr
+    assert cli("recommend", "--weights", "out/weights-apr.npz", "--dataset", source, "--out", "recs.tsv").returncode == 0  # the default k adapts
+    lines = [line.split("\t") for line in (tmp_path / "recs.tsv").read_text().splitlines()]
+    assert {(len(line), line[1]) for line in lines} == {(3, 'i"0')}
+
+
+@pytest.mark.parametrize("note", ["hello", "{}", "[1]", '{"spec": {}, "epoch": 0, "rows": []}', '{"spec": {}, "epoch": -3, "rows": []}'])
+def test_foreign_checkpoints_are_refused(note, tmp_path):
+    from apr_tutorial.data import DataError, synthetic
+    from apr_tutorial.model import BPRMF, fit
+    np.savez(tmp_path / "c.npz", factors=np.zeros((3, 4)), state=np.zeros((3, 4)), note=np.array(note))
+    with pytest.raises(DataError, match="is not a checkpoint|made under other settings"):
+        fit(BPRMF(20, 40, 4), synthetic(20, 40, activity=8), epochs=1, checkpoint=tmp_path / "c.npz", progress=False)
 
 
 def test_audit_says_that_it_is_not_there_yet(cli):
