@@ -11,14 +11,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# %% ../nbs/03_attack.ipynb #061f3dc9
+# %% ../nbs/03_attack.ipynb #b5628dbc
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from matplotlib.figure import Figure
 
-# %% ../nbs/03_attack.ipynb #d311ffe6
-from .data import COLOURS, GREY, DataError, Interactions, add_legend, draw_triples, generator, new_figure, title_of
+# %% ../nbs/03_attack.ipynb #1c4b7777
+from .data import DataError, Interactions, draw_triples, generator
 from .model import Compiled, RecommenderModel, bpr_gradients, check_fits, pack, table_rows
 from .evaluator import Metrics, evaluate, interval
 

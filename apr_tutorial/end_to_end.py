@@ -7,10 +7,10 @@ __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'train_models', '
            'check_everything', 'run_experiment', 'headline', 'decreases', 'plot_before_after', 'plot_sweep',
            'plot_training', 'to_json', 'save_report']
 
-# %% ../nbs/05_end_to_end.ipynb #d5db9f0e
+# %% ../nbs/05_end_to_end.ipynb #c20ecd74
 import json, os, platform, statistics, time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% ../nbs/05_end_to_end.ipynb #70435bf0

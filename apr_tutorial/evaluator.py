@@ -12,15 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/02_evaluator.ipynb #7541f193
+# %% ../nbs/02_evaluator.ipynb #8ebe3fbe
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from matplotlib.figure import Figure
 from scipy import stats
 
-# %% ../nbs/02_evaluator.ipynb #241c70ed
-from .data import COLOURS, GREY, DataError, Interactions, generator, new_figure, title_of
+# %% ../nbs/02_evaluator.ipynb #24c877be
+from .data import DataError, Interactions, generator
 from .model import RecommenderModel, check_fits, write_safely
 
 # %% ../nbs/02_evaluator.ipynb #8357ef28

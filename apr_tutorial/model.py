@@ -11,12 +11,12 @@ __all__ = ['OPTIMIZERS', 'RecommenderModel', 'Factors', 'check_factors', 'check_
            'check_settings', 'crc', 'checksum', 'settings_of', 'Trainer', 'diverged', 'one_epoch', 'fit',
            'compile_first', 'loop', 'plot_history', 'save_weights', 'load_weights']
 
-# %% ../nbs/01_model.ipynb #b3b1c1bc
-import copy, json, math, os, time, warnings, zipfile, zlib
+# %% ../nbs/01_model.ipynb #274e85ce
+import json, math, os, time, warnings, zipfile, zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -257,18 +257,18 @@ class Compiled:
             self.run, self.plain = tf.function(self.function, autograph=False), True
             return self.run(*args)
 
-# %% ../nbs/01_model.ipynb #e7ef46be
-def with_values(adversary, values: dict):
-    "A copy of `adversary` whose numbers are these tensors."
-    clone = copy.copy(adversary)
-    for name, value in values.items(): object.__setattr__(clone, name, value)
-    return clone
+# %% ../nbs/01_model.ipynb #d0ba3776
+def with_values(adversary_type: type, values: dict) -> Adversary:
+    "An adversary of this type whose numbers are these tensors."
+    adversary = object.__new__(adversary_type)
+    for name, value in values.items(): object.__setattr__(adversary, name, value)
+    return adversary
 
 @lru_cache(maxsize=None)
 def epoch_function(optimizer: str, adversary_type: type|None) -> Compiled:
     "The compiled epoch: (tables, ids [batches, 3B], steps, hyper, the adversary's values) -> tables."
     def epoch(tables, ids, steps, hyper, values):
-        adversary = None if adversary_type is None else with_values(object.__new__(adversary_type), values)
+        adversary = None if adversary_type is None else with_values(adversary_type, values)
         def body(k, now, tables, slots):
             upcoming = ids[tf.minimum(k + 1, ids.shape[0] - 1)]
             return k + 1, upcoming, *train_step(now, tables, slots, hyper, OPTIMIZERS[optimizer].rule, adversary)
