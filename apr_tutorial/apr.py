@@ -14,7 +14,7 @@ import tensorflow as tf
 # %% ../nbs/04_apr.ipynb #c41f30f4
 from .model import Batch
 
-# %% ../nbs/04_apr.ipynb #6bb856de
+# %% ../nbs/04_apr.ipynb #49e30a3b
 @dataclass(frozen=True)
 class APR:
     "The adversary of adversarial personalized ranking (He et al., SIGIR 2018, section 3), for `fit(adversary=…)`."
@@ -24,4 +24,4 @@ class APR:
     def perturb(self, batch: Batch) -> tf.Tensor:
         "[3B, d] epsilon × gradient of the row over the whole batch, normalised; 0 where that is 0."
         g = batch.by_row(batch.gradients)
-        return self.epsilon*tf.math.divide_no_nan(g, tf.norm(g, axis=1, keepdims=True))
+        return g*tf.math.divide_no_nan(self.epsilon, batch.lengths(g))

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-# %% ../nbs/03_attack.ipynb #1c4b7777
+# %% ../nbs/03_attack.ipynb #f602cd07
 from .data import DataError, Interactions, draw_triples, generator
-from .model import Compiled, RecommenderModel, bpr_gradients, check_fits, pack, table_rows
+from .model import Compiled, RecommenderModel, bpr_gradients, bpr_weights, check_fits, pack, rows_at, table_rows
 from .evaluator import Metrics, evaluate, interval
 
 # %% ../nbs/03_attack.ipynb #2aabc0c6
@@ -45,11 +45,11 @@ def project_rows(rows: np.ndarray, epsilon: float) -> np.ndarray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.where(norms > epsilon, scale_rows(rows, epsilon), rows)
 
-# %% ../nbs/03_attack.ipynb #cbc99d72
-def _add_up(factors, ids, ones):
+# %% ../nbs/03_attack.ipynb #f0be01d7
+def _add_up(one, factors, ids, ones):
     def body(k, total):
-        gradients = bpr_gradients(tf.gather(factors, ids[k]), (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None], ones)
-        return k + 1, tf.tensor_scatter_nd_add(total, ids[k][:, None], gradients)
+        rows, valid = rows_at(factors, ids[k], one), (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None]
+        return k + 1, tf.tensor_scatter_nd_add(total, ids[k][:, None], bpr_gradients((rows, bpr_weights(rows, valid, ones))))
     return tf.while_loop(lambda k, _: k < ids.shape[0], body, (0, tf.zeros_like(factors)))[1]
 
 _compiled = Compiled(_add_up)
@@ -57,7 +57,7 @@ _compiled = Compiled(_add_up)
 def loss_gradient(model: RecommenderModel, data: Interactions, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Gradient [U, d], [I, d] of the BPR loss summed over `triples` [3, N]; not by the item bias, which is never perturbed."
     check_fits(model, data)
-    factors = pack(model, "sgd").factors
+    factors = tf.convert_to_tensor(pack(model, "sgd").factors)
     total = _compiled(factors, table_rows(triples, data, 4096), tf.ones([factors.shape[1], 1])).numpy()
     d = model.user_factors.shape[1]
     return total[:data.num_users, :d], total[data.num_users:-1, :d]

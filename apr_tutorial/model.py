@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'RecommenderModel', 'Factors', 'check_factors', 'check_fits', 'BPRMF', 'from_factors', 'copy_of',
-           'bpr_loss', 'margins_of', 'bpr_gradients', 'Optimizer', 'Tables', 'pack', 'unpack', 'representatives',
-           'sum_equal', 'Batch', 'Adversary', 'Hyper', 'loss_gradients', 'train_step', 'Compiled', 'with_values',
-           'epoch_function', 'numbers', 'values_of', 'table_rows', 'batch_ids', 'TrainingDiverged', 'Interrupted',
-           'sample_function', 'History', 'write_safely', 'read_arrays', 'save_checkpoint', 'load_checkpoint',
-           'check_settings', 'crc', 'checksum', 'settings_of', 'Trainer', 'diverged', 'one_epoch', 'fit',
-           'compile_first', 'loop', 'plot_history', 'save_weights', 'load_weights']
+           'bpr_loss', 'margins_of', 'bpr_weights', 'bpr_gradients', 'Optimizer', 'Tables', 'pack', 'unpack',
+           'representatives', 'sum_equal', 'rows_at', 'Batch', 'Adversary', 'Hyper', 'loss_gradients', 'train_step',
+           'Compiled', 'one_core', 'with_values', 'epoch_function', 'numbers', 'values_of', 'table_rows', 'batch_ids',
+           'sample_ids', 'TrainingDiverged', 'Interrupted', 'sample_function', 'History', 'write_safely', 'read_arrays',
+           'save_checkpoint', 'load_checkpoint', 'check_settings', 'crc', 'checksum', 'settings_of', 'Trainer',
+           'diverged', 'one_epoch', 'fit', 'compile_first', 'loop', 'plot_history', 'save_weights', 'load_weights']
 
-# %% ../nbs/01_model.ipynb #274e85ce
+# %% ../nbs/01_model.ipynb #75a5d1bb
 import json, math, os, time, warnings, zipfile, zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +29,8 @@ import pandas as pd
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-# %% ../nbs/01_model.ipynb #11310cad
-from .data import COLOURS, GREY, DataError, Interactions, batches, epoch_triples, generator, new_figure, progress_bar, title_of
+# %% ../nbs/01_model.ipynb #6a0da354
+from .data import COLOURS, GREY, DataError, Interactions, batches, epoch_triples, generator, new_figure, progress_bar, sample_negatives, title_of
 
 # %% ../nbs/01_model.ipynb #6dfe0c05
 class RecommenderModel(ABC):
@@ -133,49 +134,51 @@ def bpr_loss(margins: tf.Tensor) -> tf.Tensor:
     "Summed BPR loss of the margins x_ui - x_uj (Rendle et al. 2009, eq. of BPR-Opt, without its prior)."
     return tf.reduce_sum(tf.nn.softplus(-margins))
 
-# %% ../nbs/01_model.ipynb #48a2e784
+# %% ../nbs/01_model.ipynb #0d333ed7
 def margins_of(rows: tf.Tensor, ones: tf.Tensor) -> tf.Tensor:
     "[B, 1] margins x_ui - x_uj from stacked rows [3B, d] (users, items i, items j)."
-    p, q_i, q_j = tf.split(rows, 3)
+    p, q_i, q_j = tf.unstack(tf.reshape(rows, [3, -1, rows.shape[1]]))
     return tf.matmul(p*(q_i - q_j), ones)
 
-def bpr_gradients(rows: tf.Tensor, valid: tf.Tensor, ones: tf.Tensor) -> tf.Tensor:
-    "[3B, d] gradient of the BPR loss by each of the stacked rows, triple by triple; 0 where not `valid` [B, 1]."
-    p, q_i, q_j = tf.split(rows, 3)
-    w = tf.where(valid, tf.sigmoid(-margins_of(rows, ones)), 0.)
-    return tf.concat([-w*(q_i - q_j), -w*p, w*p], axis=0)
+def bpr_weights(rows: tf.Tensor, valid: tf.Tensor, ones: tf.Tensor) -> tf.Tensor:
+    "[B, 1] w = sigmoid(-margin) of each triple; 0 where not `valid` [B, 1]."
+    return tf.where(valid, tf.sigmoid(-margins_of(rows, ones)), 0.)
 
-# %% ../nbs/01_model.ipynb #0dfc9858
+def bpr_gradients(*terms: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    "[3B, d] gradient of the BPR loss by each stacked row, triple by triple, summed over `terms` (rows [3B, d], weights [B, 1])."
+    parts = []
+    for rows, w in terms:
+        p, q_i, q_j = tf.unstack(tf.reshape(rows, [3, -1, rows.shape[1]]))
+        parts.append((-w*(q_i - q_j), -w*p, w*p))
+    return tf.concat([sum(same) for same in zip(*parts)], axis=0)
+
+# %% ../nbs/01_model.ipynb #5449619b
 class Optimizer(NamedTuple):
-    "A rule (gradient, state, learning rate) -> (step, new state), with the width of its state and where that starts."
+    "What a gradient adds to the state, the step that follows, and the state's width and start. No `gain`: no state."
     width: Callable[[int], int]
     start: float
-    rule: Callable
+    gain: Callable|None # (gradient [n, d], ones [d, 1]) -> [n, width]: what the state grows by
+    step: Callable      # (gradient, state after it has grown, learning rate) -> [n, d]
 
-def _adagrad(g, a, rate):
-    a = a + g*g
-    return -rate*g*tf.math.rsqrt(a + 1e-7), a
+def _adagrad_step(g, a, rate): return -rate*g*tf.math.rsqrt(a + 1e-7)
 
-def _rowwise_adagrad(g, a, rate):
-    a = a + tf.reduce_mean(g*g, axis=1, keepdims=True)
-    return -rate*g*tf.math.rsqrt(a + 1e-7), a
+OPTIMIZERS = {"adagrad": Optimizer(lambda d: d, 0.1, lambda g, ones: g*g, _adagrad_step),
+              "rowwise-adagrad": Optimizer(lambda d: 1, 0.1, lambda g, ones: tf.matmul(g*g, ones)/g.shape[1], _adagrad_step),
+              "sgd": Optimizer(lambda d: 0, 0.0, None, lambda g, a, rate: -rate*g)}
 
-OPTIMIZERS = {"adagrad": Optimizer(lambda d: d, 0.1, _adagrad), "rowwise-adagrad": Optimizer(lambda d: 1, 0.1, _rowwise_adagrad),
-              "sgd": Optimizer(lambda d: 0, 0.0, lambda g, a, rate: (-rate*g, a))}
-
-# %% ../nbs/01_model.ipynb #fe83f568
+# %% ../nbs/01_model.ipynb #a4105aac
 class Tables(NamedTuple):
-    "What training changes: factors [U + I + 1, d (+1 with bias)] and the optimiser's state, row by row."
-    factors: tf.Tensor
-    state: tf.Tensor
+    "What training changes in place: factors [U + I + 1, d (+1 with bias)] and the optimiser's state, row by row."
+    factors: tf.Variable
+    state: tf.Variable
 
 def pack(model: RecommenderModel, optimizer: str) -> Tables:
     "Fresh tables from a model's factors."
     p, q, b = model.user_factors, model.item_factors, model.item_bias
     if b is not None: p, q = np.c_[p, np.ones(len(p))], np.c_[q, b]
-    factors = np.concatenate([p, q, np.zeros((1, p.shape[1]))]).astype(np.float32)
+    factors = np.concatenate([p, q, np.zeros((1, p.shape[1]))], dtype=np.float32)
     rule = OPTIMIZERS[optimizer]
-    return Tables(tf.constant(factors), tf.fill([len(factors), rule.width(p.shape[1])], rule.start))
+    return Tables(tf.Variable(factors), tf.Variable(tf.fill([len(factors), rule.width(p.shape[1])], rule.start)))
 
 def unpack(tables: Tables, num_users: int, bias: bool) -> tuple:
     "User factors, item factors and item bias (or None) out of the tables."
@@ -194,70 +197,95 @@ def sum_equal(values: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     own = tf.equal(chosen, tf.range(chosen.shape[0]))
     return values + tf.math.unsorted_segment_sum(values, tf.where(own, -1, chosen), chosen.shape[0])
 
-# %% ../nbs/01_model.ipynb #70e9a344
+# %% ../nbs/01_model.ipynb #08806f75
+def rows_at(table: tf.Tensor, ids: tf.Tensor, one: tf.Tensor|None) -> tf.Tensor:
+    "`table` [rows, d] at `ids` [n]; `one` is 1, or None where nothing compiles and the product would be carried out."
+    return tf.gather(table if one is None else table*one, ids)
+
+# %% ../nbs/01_model.ipynb #ffe97026
 class Batch(NamedTuple):
     "What an adversary sees of a mini-batch: n = 3B positions, users, then items i, then items j."
     rows: tf.Tensor      # [n, d] the factors
     gradients: tf.Tensor # [n, d] gradient of the BPR loss, each triple by itself; constants, not differentiated
     chosen: tf.Tensor    # [n] the position that represents each position's row
     valid: tf.Tensor     # [B, 1] false for padding
+    ones: tf.Tensor      # [d, 1] ones
+    one: tf.Tensor|None  # see `rows_at`
 
     def by_row(self, values: tf.Tensor) -> tf.Tensor:
         "[n, d] the sum of `values` over all positions of the same row, at each of them."
-        return tf.gather(sum_equal(values, self.chosen), self.chosen)
+        return rows_at(sum_equal(values, self.chosen), self.chosen, self.one)
+
+    def lengths(self, values: tf.Tensor) -> tf.Tensor:
+        "[n, 1] Euclidean length of each row of `values`."
+        return tf.sqrt(tf.matmul(values*values, self.ones))
 
 class Adversary(Protocol):
     "A frozen dataclass of numbers with a method `perturb`; `fit` adds adv_reg × the loss at the perturbed rows."
     adv_reg: float
     def perturb(self, batch: Batch) -> tf.Tensor: "[n, d] perturbation of each position's row."
 
-# %% ../nbs/01_model.ipynb #0d5a61ed
+# %% ../nbs/01_model.ipynb #2d0adc04
 class Hyper(NamedTuple):
     "Numbers of a step; tensors, so that changing them compiles nothing anew."
     learning_rate: tf.Tensor
     reg: tf.Tensor
-    ones: tf.Tensor    # [d, 1] ones, for row-wise sums
-    columns: tf.Tensor # [1, d] 1 for a factor, 0 for the column of the item bias
+    ones: tf.Tensor         # [d, 1] ones, for row-wise sums
+    columns: tf.Tensor|None # [1, d] 1 for a factor, 0 for the column of the item bias; None without one
 
-def loss_gradients(rows: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None) -> tf.Tensor:
-    "[3B, d] gradient, triple by triple, of loss + regulariser + adv_reg × adversarial loss."
-    n = tf.shape(valid)[0]
-    fixed = tf.concat([tf.repeat(hyper.columns, n, 0), tf.ones([2*n, hyper.columns.shape[1]])], 0) # a user's bias column is the constant 1
-    clean = bpr_gradients(rows, valid, hyper.ones)*fixed
-    total = clean + hyper.reg*rows*fixed*tf.cast(tf.tile(valid, [3, 1]), tf.float32)
-    if adversary is None: return total
-    delta = hyper.columns*adversary.perturb(Batch(rows, hyper.columns*clean, chosen, valid))
-    return total + adversary.adv_reg*bpr_gradients(rows + delta, valid, hyper.ones)*fixed
+def loss_gradients(rows: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None, one: tf.Tensor|None) -> tf.Tensor:
+    "[3B, d] gradient, triple by triple, of loss + regulariser + adv_reg × adversarial loss. Rows of padding are zeros."
+    factors_only = lambda x: x if hyper.columns is None else x*hyper.columns
+    terms = [(rows, bpr_weights(rows, valid, hyper.ones))]
+    if adversary is not None:
+        batch = Batch(rows, factors_only(bpr_gradients(*terms)), chosen, valid, hyper.ones, one)
+        moved = rows + factors_only(adversary.perturb(batch))
+        terms.append((moved, adversary.adv_reg*bpr_weights(moved, valid, hyper.ones)))
+    total = bpr_gradients(*terms) + hyper.reg*rows
+    if hyper.columns is None: return total
+    users = valid.shape[0]
+    return tf.concat([factors_only(total[:users]), total[users:]], axis=0)
 
-# %% ../nbs/01_model.ipynb #a457eaaf
-def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, rule: Callable, adversary: Adversary|None) -> tuple[Tables, tf.Tensor]:
+# %% ../nbs/01_model.ipynb #5edf3b88
+def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, rule: Optimizer, adversary: Adversary|None, one: tf.Tensor|None) -> tuple[Tables, tf.Tensor]:
     "One mini-batch: `ids` [3B] rows of the tables (users, items i, items j; the spare row is padding)."
-    spare = tables.factors.shape[0] - 1
+    factors, state = tables
+    add = lambda table, values: tf.tensor_scatter_nd_add(table, ids[:, None], values)
     slots, chosen = representatives(slots, ids)
-    rows, state = (tf.gather(table, ids) for table in tables)
-    valid = (ids[:ids.shape[0]//3] < spare)[:, None]
-    gradients = sum_equal(loss_gradients(rows, valid, chosen, hyper, adversary), chosen)
-    step, state = rule(gradients, state, hyper.learning_rate)
-    target = tf.where(tf.equal(chosen, tf.range(ids.shape[0])), ids, spare)[:, None]
-    factors = tf.tensor_scatter_nd_update(tables.factors, target, rows + step)
-    return Tables(factors, tf.tensor_scatter_nd_update(tables.state, target, state) if state.shape[1] else tables.state), slots
+    valid = (ids[:ids.shape[0]//3] < factors.shape[0] - 1)[:, None]
+    gradients = loss_gradients(rows_at(factors, ids, one), valid, chosen, hyper, adversary, one)
+    if rule.gain is None: return Tables(add(factors, rule.step(gradients, None, hyper.learning_rate)), state), slots
+    own = tf.equal(chosen, tf.range(ids.shape[0]))[:, None]
+    gradients = tf.where(own, sum_equal(gradients, chosen), 0.)
+    state = add(state, rule.gain(gradients, hyper.ones))
+    return Tables(add(factors, rule.step(gradients, rows_at(state, ids, one), hyper.learning_rate)), state), slots
 
-# %% ../nbs/01_model.ipynb #8f05ad27
+# %% ../nbs/01_model.ipynb #5bcdb005
 class Compiled:
-    "A function compiled by XLA at its first call; run as it is where the platform can't."
+    "A function (one, …) compiled by XLA at its first call, with `one` = 1; run as it is, with None, where the platform can't."
     def __init__(self, function: Callable):
-        self.function, self.run = function, tf.function(function, jit_compile=True, autograph=False)
-        self.plain = False
+        self.function, self.one = function, tf.constant(1.)
+        self.run = tf.function(function, jit_compile=True, autograph=False)
 
     def __call__(self, *args):
-        try: return self.run(*args)
+        try: return self.run(self.one, *args)
         except tf.errors.OpError as error:
-            if self.plain: raise
+            if self.one is None: raise
             warnings.warn(f"XLA can't compile here ({type(error).__name__}); the same step runs uncompiled, and slower.")
-            self.run, self.plain = tf.function(self.function, autograph=False), True
-            return self.run(*args)
+            self.run, self.one = tf.function(self.function, autograph=False), None
+            return self.run(None, *args)
 
-# %% ../nbs/01_model.ipynb #d0ba3776
+# %% ../nbs/01_model.ipynb #f0e9de81
+@contextmanager
+def one_core():
+    "Let this thread have one processor: what XLA compiles meanwhile does not hand small pieces of work from core to core."
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else {0}
+    if len(mine) > 1: os.sched_setaffinity(0, {min(mine)})
+    try: yield
+    finally:
+        if len(mine) > 1: os.sched_setaffinity(0, mine)
+
+# %% ../nbs/01_model.ipynb #fab626de
 def with_values(adversary_type: type, values: dict) -> Adversary:
     "An adversary of this type whose numbers are these tensors."
     adversary = object.__new__(adversary_type)
@@ -266,20 +294,21 @@ def with_values(adversary_type: type, values: dict) -> Adversary:
 
 @lru_cache(maxsize=None)
 def epoch_function(optimizer: str, adversary_type: type|None) -> Compiled:
-    "The compiled epoch: (tables, ids [batches, 3B], steps, hyper, the adversary's values) -> tables."
-    def epoch(tables, ids, steps, hyper, values):
+    "The compiled epoch: (tables, ids [batches, 3B], steps, hyper, the adversary's values) changes the tables in place."
+    def epoch(one, tables, ids, steps, hyper, values):
         adversary = None if adversary_type is None else with_values(adversary_type, values)
         def body(k, now, tables, slots):
             upcoming = ids[tf.minimum(k + 1, ids.shape[0] - 1)]
-            return k + 1, upcoming, *train_step(now, tables, slots, hyper, OPTIMIZERS[optimizer].rule, adversary)
-        slots = tf.zeros(tables.factors.shape[0], tf.int32)
-        return tf.while_loop(lambda k, *_: k < steps, body, (0, ids[0], tables, slots))[2]
+            return k + 1, upcoming, *train_step(now, tables, slots, hyper, OPTIMIZERS[optimizer], adversary, one)
+        start = 0, ids[0], Tables(*(tf.convert_to_tensor(t) for t in tables)), tf.zeros(tables.factors.shape[0], tf.int32)
+        end = tf.while_loop(lambda k, *_: k < steps, body, start)[2]
+        for table, values in zip(tables, end): table.assign(values)
     return Compiled(epoch)
 
-# %% ../nbs/01_model.ipynb #1eb37660
+# %% ../nbs/01_model.ipynb #f68f394b
 def numbers(learning_rate: float, reg: float, width: int, bias: bool) -> Hyper:
     "The step's numbers as tensors, for tables of `width` columns."
-    columns = tf.constant([[1.]*(width - bias) + [0.]*bias])
+    columns = tf.constant([[1.]*(width - 1) + [0.]]) if bias else None
     return Hyper(tf.constant(learning_rate, tf.float32), tf.constant(reg, tf.float32), tf.ones([width, 1]), columns)
 
 def values_of(adversary: Adversary|None) -> dict:
@@ -296,7 +325,13 @@ def batch_ids(data: Interactions, batch_size: int, rng: np.random.Generator) -> 
     "[batches, 3B] rows of the tables for one epoch."
     return table_rows(epoch_triples(data, rng), data, batch_size)
 
-# %% ../nbs/01_model.ipynb #df458327
+def sample_ids(data: Interactions, rng: np.random.Generator, count: int = 10_000) -> np.ndarray:
+    "[3n] rows of the tables for n = min(count, pairs) training pairs, chosen without replacement, each with a negative."
+    pairs = rng.choice(data.pairs, min(count, len(data.pairs)), replace=False)
+    users, items = data.users[pairs], data.items[pairs]
+    return table_rows(np.stack([users, items, sample_negatives(data, users, rng)]), data, len(pairs))[0]
+
+# %% ../nbs/01_model.ipynb #a57f284e
 class TrainingDiverged(RuntimeError):
     "The loss is no longer a finite number; the model keeps the factors that it had before."
 
@@ -306,7 +341,7 @@ class Interrupted(RuntimeError):
 @lru_cache(maxsize=None)
 def sample_function() -> Compiled:
     "(factors, ids [3n], ones) -> mean BPR loss and share of positive margins."
-    def figures(factors, ids, ones):
+    def figures(one, factors, ids, ones):
         margins = margins_of(tf.gather(factors, ids), ones)
         return tf.reduce_mean(tf.nn.softplus(-margins)), tf.reduce_mean(tf.cast(margins > 0, tf.float32))
     return Compiled(figures)
@@ -345,11 +380,11 @@ def read_arrays(path: Path, *required: str) -> dict:
     if missing: raise DataError(f"{path}: no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}.")
     return arrays
 
-# %% ../nbs/01_model.ipynb #39bba70f
+# %% ../nbs/01_model.ipynb #74fd8542
 def save_checkpoint(path: Path, tables: Tables, spec: dict, epoch: int, rows: list[dict]):
     "Tables, settings, finished epochs and their figures, written safely."
     note = json.dumps({"spec": spec, "epoch": epoch, "rows": rows})
-    write_safely(path, lambda file: np.savez(file, factors=tables.factors, state=tables.state, note=np.array(note)))
+    write_safely(path, lambda file: np.savez(file, factors=tables.factors.numpy(), state=tables.state.numpy(), note=np.array(note)))
 
 def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, int, list[dict]]:
     "What `save_checkpoint` wrote. Raises `DataError` where the settings differ, naming them."
@@ -362,7 +397,7 @@ def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, int, list[dict]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error: raise DataError(f"{path}: is not a checkpoint of this program ({error}).") from None
     words = {"data": "the training data differ", "start": "the model that it starts from differs"}
     if other: raise DataError(f"{path}: made under other settings: " + ", ".join(words.get(k) or f"{k} was {old.get(k)}, is {spec.get(k)}" for k in sorted(other)) + ".")
-    return Tables(tf.constant(arrays["factors"]), tf.constant(arrays["state"])), epoch, rows
+    return Tables(tf.Variable(arrays["factors"]), tf.Variable(arrays["state"])), epoch, rows
 
 # %% ../nbs/01_model.ipynb #6cd0d6ec
 def check_settings(data: Interactions, epochs: int, learning_rate: float, optimizer: str, batch_size: int, reg: float, adversary: Adversary|None):
@@ -388,7 +423,7 @@ def settings_of(model: RecommenderModel, data: Interactions, **settings) -> dict
     adversary = settings.pop("adversary")
     return settings | {"adversary": repr(adversary), "data": checksum(data), "start": crc(start)}
 
-# %% ../nbs/01_model.ipynb #8a7d60b9
+# %% ../nbs/01_model.ipynb #090eb43d
 class Trainer:
     "The state of one run of `fit`."
     def __init__(self, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None, checkpoint: Path|None):
@@ -400,13 +435,13 @@ class Trainer:
             if [t.shape for t in fresh] != [t.shape for t in self.tables]: raise DataError(f"{self.path}: its tables have other shapes than the model.")
         self.resumed_at, self.bias = self.epoch, model.item_bias is not None
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)
-        self.values, self.sample = values_of(adversary), batch_ids(data, 1, generator(spec["seed"][0], 2**31))[:10_000].T.reshape(-1)
+        self.values, self.sample = values_of(adversary), sample_ids(data, generator(spec["seed"][0], 2**31))
 
     def draw(self, epoch: int) -> np.ndarray:
         return batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch))
 
-    def steps(self, ids: np.ndarray, count: int) -> Tables:
-        return Tables(*self.run(self.tables, ids, tf.constant(count), self.hyper, self.values))
+    def steps(self, ids: np.ndarray, count: int):
+        self.run(self.tables, ids, tf.constant(count), self.hyper, self.values)
 
     def finish(self):
         if not bool(tf.reduce_all(tf.math.is_finite(self.tables.factors))): raise diverged(self, "factors that are not finite")
@@ -416,7 +451,7 @@ class Trainer:
         if self.path: save_checkpoint(self.path, self.tables, self.spec, self.epoch, self.rows)
         self.saved = time.monotonic()
 
-# %% ../nbs/01_model.ipynb #eee0ec80
+# %% ../nbs/01_model.ipynb #ba39470c
 def diverged(run: Trainer, what: str) -> TrainingDiverged:
     return TrainingDiverged(f"{run.model.name}, epoch {run.epoch + 1}: {what}. Lower learning_rate (now {run.spec['learning_rate']:g}), or epsilon where there is one.")
 
@@ -424,7 +459,7 @@ def one_epoch(run: Trainer, upcoming, monitor: Callable|None) -> dict:
     "Train on the batches that `upcoming` (a future) holds; the epoch's figures."
     began = time.perf_counter()
     ids = upcoming.result()
-    run.tables = run.steps(ids, len(ids))
+    run.steps(ids, len(ids))
     loss, accuracy = (float(x) for x in sample_function()(run.tables.factors, run.sample, run.hyper.ones))
     if not math.isfinite(loss): raise diverged(run, f"a loss of {loss}")
     row = dict(epoch=run.epoch + 1, loss=loss, accuracy=accuracy, seconds=time.perf_counter() - began)
@@ -462,11 +497,11 @@ def fit(
     run.finish()
     return History(pd.DataFrame(run.rows, columns=None if run.rows else ["epoch", "loss", "accuracy", "seconds"]), compiling, run.resumed_at)
 
-# %% ../nbs/01_model.ipynb #38836520
+# %% ../nbs/01_model.ipynb #dc47424c
 def compile_first(run: Trainer) -> float:
     "Compile the epoch by a call with no steps; the seconds that took."
-    began = time.perf_counter()
-    run.steps(run.draw(run.epoch), 0)
+    began, size = time.perf_counter(), run.spec["batch_size"]
+    with one_core(): run.steps(np.zeros((-(-len(run.data.pairs)//size), 3*size), np.int32), 0)
     return time.perf_counter() - began
 
 def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool):
