@@ -403,20 +403,21 @@ def hold_out(data: Interactions, seed: int = 42) -> Interactions:
     return replace(data, users=train.u.to_numpy(), items=train.i.to_numpy(), order=None if data.order is None else train.timestamp.to_numpy(),
                    validation_users=held.u.to_numpy(), validation_items=held.i.to_numpy())
 
-# %% ../nbs/00_data.ipynb #1ac2f12f
+# %% ../nbs/00_data.ipynb #098a02f6
 def sample_negatives(data: Interactions, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "One item for each entry of `users`, uniform over the items that the user has not in train."
     negatives = rng.integers(0, data.num_items, len(users), dtype=np.int32)
-    clash = np.flatnonzero(data.seen(users, negatives))
+    strips = [slice(start, start + 2**15) for start in range(0, len(users), 2**15)] # what a strip needs stays in the processor's cache
+    clash = np.flatnonzero(np.concatenate([data.seen(users[strip], negatives[strip]) for strip in strips] or [[]]))
     while len(clash):
         negatives[clash] = rng.integers(0, data.num_items, len(clash), dtype=np.int32)
         clash = clash[data.seen(users[clash], negatives[clash])]
     return negatives
 
-# %% ../nbs/00_data.ipynb #62f8496a
+# %% ../nbs/00_data.ipynb #4ff6257b
 def draw_triples(data: Interactions, rng: np.random.Generator) -> np.ndarray:
     "[3, N] int32: users, items, fresh negatives of every training pair once, in the order of the data."
-    users, items = data.users[data.pairs], data.items[data.pairs]
+    users, items = (data.users, data.items) if len(data.pairs) == len(data) else (data.users[data.pairs], data.items[data.pairs])
     return np.stack([users, items, sample_negatives(data, users, rng)])
 
 def epoch_triples(data: Interactions, rng: np.random.Generator) -> np.ndarray:

@@ -29,8 +29,8 @@ import pandas as pd
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-# %% ../nbs/01_model.ipynb #6a0da354
-from .data import COLOURS, GREY, DataError, Interactions, batches, epoch_triples, generator, new_figure, progress_bar, sample_negatives, title_of
+# %% ../nbs/01_model.ipynb #5cd410e8
+from .data import COLOURS, GREY, DataError, Interactions, draw_triples, generator, new_figure, progress_bar, sample_negatives, title_of
 
 # %% ../nbs/01_model.ipynb #6dfe0c05
 class RecommenderModel(ABC):
@@ -305,7 +305,7 @@ def epoch_function(optimizer: str, adversary_type: type|None) -> Compiled:
         for table, values in zip(tables, end): table.assign(values)
     return Compiled(epoch)
 
-# %% ../nbs/01_model.ipynb #f68f394b
+# %% ../nbs/01_model.ipynb #dbecbee3
 def numbers(learning_rate: float, reg: float, width: int, bias: bool) -> Hyper:
     "The step's numbers as tensors, for tables of `width` columns."
     columns = tf.constant([[1.]*(width - 1) + [0.]]) if bias else None
@@ -315,15 +315,20 @@ def values_of(adversary: Adversary|None) -> dict:
     "The adversary's numbers as tensors."
     return {} if adversary is None else {k: tf.constant(v, tf.float32) for k, v in asdict(adversary).items()}
 
-def table_rows(triples: np.ndarray, data: Interactions, batch_size: int) -> np.ndarray:
-    "[batches, 3B] rows of the tables for `triples` [3, N]; padding points to the spare row."
-    rows = triples + np.array([[0], [data.num_users], [data.num_users]], np.int32)
-    cut = batches(rows, batch_size, fill=data.num_users + data.num_items)
-    return cut.transpose(1, 0, 2).reshape(cut.shape[1], -1)
+def table_rows(triples: np.ndarray, data: Interactions, batch_size: int, order: np.ndarray|None = None) -> np.ndarray:
+    "[batches, 3B] rows of the tables for `triples` [3, N], in this `order` [N]; padding points to the spare row."
+    number, spare = triples.shape[1], data.num_users + data.num_items
+    count = -(-number//batch_size)
+    rows, one_kind = np.empty((count, 3, batch_size), np.int32), np.full(count*batch_size, spare, np.int32)
+    for kind, (values, offset) in enumerate(zip(triples, (0, data.num_users, data.num_users))):
+        np.add(values if order is None else values[order], offset, out=one_kind[:number], casting="unsafe")
+        rows[:, kind] = one_kind.reshape(count, batch_size)
+    return rows.reshape(count, -1)
 
 def batch_ids(data: Interactions, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    "[batches, 3B] rows of the tables for one epoch."
-    return table_rows(epoch_triples(data, rng), data, batch_size)
+    "[batches, 3B] rows of the tables for one epoch: `epoch_triples`, cut into batches."
+    triples = draw_triples(data, rng)
+    return table_rows(triples, data, batch_size, rng.permutation(triples.shape[1]))
 
 def sample_ids(data: Interactions, rng: np.random.Generator, count: int = 10_000) -> np.ndarray:
     "[3n] rows of the tables for n = min(count, pairs) training pairs, chosen without replacement, each with a negative."
