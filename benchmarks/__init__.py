@@ -1,0 +1,1 @@
+"""Measurements of speed, growth and time to quality; not part of the package."""
