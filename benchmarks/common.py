@@ -122,23 +122,29 @@ class Contestant:
     make: Make
 
 
-def compete(contestants: Sequence[Contestant], rounds: int, epochs: int, dataset: str) -> list[dict]:
-    "One row for each contestant and round; within a round one plays after the other."
+def schedule(names: Sequence[str], reference: str | None) -> list[str]:
+    "Who plays when in a round: in order, the reference, where there is one, before each of the others."
+    return list(names) if reference is None else [who for name in names if name != reference for who in (reference, name)]
+
+
+def compete(contestants: Sequence[Contestant], rounds: int, epochs: int, dataset: str, reference: str | None = None) -> list[dict]:
+    "One row for each turn of each round; the reference plays directly before each of the others."
     from apr_tutorial.data import progress_bar
 
-    rows = []
+    rows, turns = [], schedule([c.name for c in contestants], reference)
     with ExitStack() as stack:
-        bar = stack.enter_context(progress_bar(dataset, total=len(contestants)*(rounds + 1)))
-        workers = []
+        bar = stack.enter_context(progress_bar(dataset, total=len(contestants) + rounds*len(turns)))
+        workers = {}
         for contestant in contestants:
             bar.set_postfix_str(f"set-up of {contestant.name}")
-            workers.append(stack.enter_context(Worker(contestant.name, contestant.make)))
+            workers[contestant.name] = contestant.kind, stack.enter_context(Worker(contestant.name, contestant.make))
             bar.update()
         for number in range(rounds):
-            for contestant, worker in zip(contestants, workers):
-                bar.set_postfix_str(f"round {number + 1}: {contestant.name}")
+            for turn, name in enumerate(turns):
+                bar.set_postfix_str(f"round {number + 1}: {name}")
+                kind, worker = workers[name]
                 seconds, extrapolated = worker.ask(epochs, number)
-                rows.append(dict(dataset=dataset, contestant=contestant.name, kind=contestant.kind, round=number + 1, seconds=seconds,
+                rows.append(dict(dataset=dataset, contestant=name, kind=kind, round=number + 1, turn=turn + 1, seconds=seconds,
                                  set_up_seconds=worker.set_up_seconds, extrapolated=extrapolated))
                 bar.update()
     return rows

@@ -37,23 +37,24 @@ LINE_UPS = {"movielens-500": on_500, "movielens-1m": on_1m}
 
 def summary(rows: list[dict]) -> list[dict]:
     "One row a contestant: median seconds, and the ratio to its reference as median and range over the rounds."
-    frame = pd.DataFrame(rows)
-    times = {name: group.sort_values("round") for name, group in frame.groupby("contestant", sort=False)}
-    return [dict(contestant=name, kind=own.kind.iloc[0], **ratio_row(own.seconds, times, own.kind.iloc[0]),
-                 set_up=float(own.set_up_seconds.iloc[0]), extrapolated=own.extrapolated.iloc[0]) for name, own in times.items()]
+    frame = pd.DataFrame(rows).sort_values(["round", "turn"], ignore_index=True)
+    return [dict(contestant=name, kind=own.kind.iloc[0], seconds=float(own.seconds.median()),
+                 **dict(zip(("ratio", "least", "most"), paired_ratio(*pairs(own, frame)))),
+                 set_up=float(own.set_up_seconds.iloc[0]), extrapolated=own.extrapolated.iloc[0])
+            for name, own in frame.groupby("contestant", sort=False)]
 
 
-def ratio_row(seconds: pd.Series, times: dict[str, pd.DataFrame], kind: str) -> dict:
-    "Median seconds and ratio: seconds / Cornac's, or the original notebook's / seconds where Cornac does not take part."
-    pair = (seconds, times[CORNAC].seconds) if CORNAC in times else (times[f"{NOTEBOOK} {kind}"].seconds, seconds)
-    ratio, least, most = paired_ratio(*pair)
-    return dict(seconds=float(seconds.median()), ratio=ratio, least=least, most=most)
+def pairs(own: pd.DataFrame, frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    "What is divided by what: seconds by Cornac's of the turn before, or the original notebook's of the same round by seconds."
+    if CORNAC in set(frame.contestant):
+        return own.seconds, own.seconds if own.contestant.iloc[0] == CORNAC else frame.seconds[own.index - 1]
+    return frame.seconds[frame.contestant == f"{NOTEBOOK} {own.kind.iloc[0]}"], own.seconds
 
 
 def words(cornac: bool) -> tuple[str, str]:
     "What the ratio means: a column's title and a sentence."
     if cornac:
-        return "ratio to Cornac", f"The ratio divides a contestant's seconds by those of {CORNAC} in the same round: below 1 is faster."
+        return "ratio to Cornac", f"The ratio divides a contestant's seconds by those of {CORNAC} in the turn before: below 1 is faster."
     return "times faster", f"The ratio divides the seconds of the {NOTEBOOK} by a contestant's in the same round: times faster than the {NOTEBOOK}."
 
 
@@ -100,7 +101,8 @@ def chart(found: list[dict], rows: list[dict], dataset: str):
 def measure(dataset: str, args: argparse.Namespace):
     "Measure on one data set and write the results."
     rounds, epochs = (2, 1) if args.quick else (args.rounds, args.epochs_per_round)
-    rows = compete(LINE_UPS[dataset](dataset, args.quick), rounds, epochs, dataset)
+    line_up = LINE_UPS[dataset](dataset, args.quick)
+    rows = compete(line_up, rounds, epochs, dataset, CORNAC if CORNAC in [c.name for c in line_up] else None)
     found = summary(rows)
     text = report(found, dataset, circumstances(**{"seed": SEED, "rounds": rounds, "epochs a round": epochs}))
     write_results(args.out, f"speed-{dataset}", rows, text, chart(found, rows, dataset))
@@ -110,7 +112,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--dataset", choices=[*LINE_UPS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--epochs-per-round", type=int, default=3)
+    parser.add_argument("--epochs-per-round", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 epoch with few batches: a trial, not a measurement")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """The benchmarks: their arithmetic, their workers, and a trial of each."""
 import math
 import operator
+import os
 import sys
 from functools import partial
 
@@ -26,29 +27,41 @@ def test_table():
     assert common.markdown(rows) == "| what | seconds | ratio |\n| :--- | ---: | ---: |\n| a | 0.0123 | 1,804 |\n| b | 100 | – |\n"
 
 
-def rows(**times):
-    return [dict(dataset="x", contestant=name.replace("_", " ").replace("apr tutorial", "apr_tutorial"), kind="BPR", round=n + 1, seconds=s, set_up_seconds=1.,
-                 extrapolated="") for name, seconds in times.items() for n, s in enumerate(seconds)]
+def rows(*turns):
+    "Rounds of two: turn by turn (contestant, seconds)."
+    return [dict(dataset="x", contestant=name, kind="BPR", round=n//2 + 1, turn=n % 2 + 1, seconds=seconds, set_up_seconds=1., extrapolated="")
+            for n, (name, seconds) in enumerate(turns)]
+
+
+def test_reference_plays_before_each():
+    assert common.schedule(["a", "b", "c"], "b") == ["b", "a", "b", "c"] and common.schedule(["a", "b"], None) == ["a", "b"]
 
 
 def test_speed_summary_knows_its_reference():
-    found = {r["contestant"]: r for r in speed.summary(rows(Cornac_BPR=[1., 2.], apr_tutorial_BPR_adagrad=[.5, 3.]))}
-    assert [found["apr_tutorial BPR adagrad"][k] for k in ("seconds", "ratio", "least", "most")] == [1.75, 1., .5, 1.5]
-    found = {r["contestant"]: r for r in speed.summary(rows(original_notebook_BPR=[10., 30.], apr_tutorial_BPR=[1., 1.]))}
-    assert [found["apr_tutorial BPR"][k] for k in ("ratio", "least", "most")] == [20., 10., 30.]
-    assert found["original notebook BPR"]["ratio"] == 1
+    cornac, ours, notebook = "Cornac BPR", "apr_tutorial BPR", "original notebook BPR"
+    found = {r["contestant"]: r for r in speed.summary(rows((cornac, 1.), (ours, .5), (cornac, 2.), (ours, 3.))[::-1])}
+    assert [found[ours][k] for k in ("seconds", "ratio", "least", "most")] == [1.75, 1., .5, 1.5]
+    assert [found[cornac][k] for k in ("seconds", "ratio")] == [1.5, 1.]
+    found = {r["contestant"]: r for r in speed.summary(rows((ours, 1.), (notebook, 10.), (ours, 1.), (notebook, 30.)))}
+    assert [found[ours][k] for k in ("ratio", "least", "most")] == [20., 10., 30.]
+    assert found[notebook]["ratio"] == 1
+
+
+def division():
+    "What a worker can do, by a name that its process can import."
+    return operator.truediv
 
 
 def test_workers_answer_and_their_errors_name_them():
-    with common.Worker("division", partial(getattr, operator, "truediv")) as worker:
+    with common.Worker("division", division) as worker:
         assert worker.ask(6, 3) == 2 and worker.set_up_seconds >= 0
         with pytest.raises(common.ContestantError, match="division failed(.|\n)*ZeroDivisionError"):
             worker.ask(1, 0)
-    assert not worker.process.is_alive() if worker.process._popen else True
+    assert not worker.process.is_alive()
     with pytest.raises(common.ContestantError, match="broken failed(.|\n)*ZeroDivisionError"):
         common.Worker("broken", partial(operator.truediv, 1, 0))
     with pytest.raises(common.ContestantError, match="quitter: the process ended"):
-        common.Worker("quitter", partial(getattr(__import__("os"), "_exit"), 3))
+        common.Worker("quitter", partial(os._exit, 3))
 
 
 def test_missing_libraries(capsys):
@@ -110,4 +123,4 @@ def test_trial(command, name, tmp_path):
     frame = pd.read_csv(tmp_path / f"{name}.csv")
     assert len(frame) and (frame.seconds >= 0).all()
     if module == "speed":
-        assert list(frame) == ["dataset", "contestant", "kind", "round", "seconds", "set_up_seconds", "extrapolated"]
+        assert list(frame) == ["dataset", "contestant", "kind", "round", "turn", "seconds", "set_up_seconds", "extrapolated"]
