@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 # %% ../nbs/04_apr.ipynb #c41f30f4
-from .model import Batch
+from .model import Batch, Move
 
 # %% ../nbs/04_apr.ipynb #49e30a3b
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class APR:
     epsilon: float = 0.5 # length of the move of each row that the batch touches
     adv_reg: float = 1.0 # lambda, the weight of the loss at the moved rows
 
-    def perturb(self, batch: Batch) -> tf.Tensor:
-        "[3B, d] epsilon × gradient of the row over the whole batch, normalised; 0 where that is 0."
+    def perturb(self, batch: Batch) -> Move:
+        "Every row by epsilon along its gradient over the whole batch; not at all where that is 0."
         g = batch.by_row(batch.gradients)
-        return g*tf.math.divide_no_nan(self.epsilon, batch.lengths(g))
+        scale = tf.math.divide_no_nan(self.epsilon, batch.lengths(g))
+        return Move(g, batch.chosen, tf.gather(scale, batch.chosen))

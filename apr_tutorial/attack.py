@@ -18,7 +18,7 @@ import tensorflow as tf
 
 # %% ../nbs/03_attack.ipynb #f602cd07
 from .data import DataError, Interactions, draw_triples, generator
-from .model import Compiled, RecommenderModel, bpr_gradients, bpr_weights, check_fits, pack, rows_at, table_rows
+from .model import Compiled, RecommenderModel, bpr_gradients, bpr_weights, check_fits, pack, reread, rows_at, table_rows
 from .evaluator import Metrics, evaluate, interval
 
 # %% ../nbs/03_attack.ipynb #2aabc0c6
@@ -48,8 +48,8 @@ def project_rows(rows: np.ndarray, epsilon: float) -> np.ndarray:
 # %% ../nbs/03_attack.ipynb #f0be01d7
 def _add_up(one, factors, ids, ones):
     def body(k, total):
-        rows, valid = rows_at(factors, ids[k], one), (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None]
-        return k + 1, tf.tensor_scatter_nd_add(total, ids[k][:, None], bpr_gradients((rows, bpr_weights(rows, valid, ones))))
+        w = bpr_weights(rows_at(factors, ids[k], one), (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None], ones)
+        return k + 1, tf.tensor_scatter_nd_add(total, ids[k][:, None], bpr_gradients(factors, ids[k], w, reread(one)))
     return tf.while_loop(lambda k, _: k < ids.shape[0], body, (0, tf.zeros_like(factors)))[1]
 
 _compiled = Compiled(_add_up)

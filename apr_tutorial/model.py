@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'RecommenderModel', 'Factors', 'check_factors', 'check_fits', 'BPRMF', 'from_factors', 'copy_of',
-           'bpr_loss', 'margins_of', 'bpr_weights', 'bpr_gradients', 'Optimizer', 'Tables', 'pack', 'unpack',
-           'representatives', 'sum_equal', 'rows_at', 'Batch', 'Adversary', 'Hyper', 'loss_gradients', 'train_step',
-           'Compiled', 'one_core', 'with_values', 'epoch_function', 'numbers', 'values_of', 'table_rows', 'batch_ids',
-           'sample_ids', 'TrainingDiverged', 'Interrupted', 'sample_function', 'History', 'write_safely', 'read_arrays',
+           'bpr_loss', 'margins_of', 'bpr_weights', 'Optimizer', 'inverse_sqrt', 'Tables', 'pack', 'unpack',
+           'representatives', 'sum_equal', 'rows_at', 'reread', 'partners', 'bpr_gradients', 'Move', 'Batch',
+           'Adversary', 'Hyper', 'adversarial_part', 'loss_gradients', 'train_step', 'Compiled', 'one_core',
+           'with_values', 'epoch_function', 'numbers', 'values_of', 'table_rows', 'batch_ids', 'sample_ids',
+           'TrainingDiverged', 'Interrupted', 'sample_function', 'History', 'write_safely', 'read_arrays',
            'save_checkpoint', 'load_checkpoint', 'check_settings', 'crc', 'checksum', 'settings_of', 'Trainer',
            'diverged', 'one_epoch', 'fit', 'compile_first', 'loop', 'plot_history', 'save_weights', 'load_weights']
 
@@ -144,14 +145,6 @@ def bpr_weights(rows: tf.Tensor, valid: tf.Tensor, ones: tf.Tensor) -> tf.Tensor
     "[B, 1] w = sigmoid(-margin) of each triple; 0 where not `valid` [B, 1]."
     return tf.where(valid, tf.sigmoid(-margins_of(rows, ones)), 0.)
 
-def bpr_gradients(*terms: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    "[3B, d] gradient of the BPR loss by each stacked row, triple by triple, summed over `terms` (rows [3B, d], weights [B, 1])."
-    parts = []
-    for rows, w in terms:
-        p, q_i, q_j = tf.unstack(tf.reshape(rows, [3, -1, rows.shape[1]]))
-        parts.append((-w*(q_i - q_j), -w*p, w*p))
-    return tf.concat([sum(same) for same in zip(*parts)], axis=0)
-
 # %% ../nbs/01_model.ipynb #5449619b
 class Optimizer(NamedTuple):
     "What a gradient adds to the state, the step that follows, and the state's width and start. No `gain`: no state."
@@ -160,7 +153,14 @@ class Optimizer(NamedTuple):
     gain: Callable|None # (gradient [n, d], ones [d, 1]) -> [n, width]: what the state grows by
     step: Callable      # (gradient, state after it has grown, learning rate) -> [n, d]
 
-def _adagrad_step(g, a, rate): return -rate*g*tf.math.rsqrt(a + 1e-7)
+def inverse_sqrt(a: tf.Tensor) -> tf.Tensor:
+    "1/sqrt(a) for normal positive float32, to two units in the last place, in multiplications only."
+    y = tf.bitcast(0x5f3759df - tf.bitwise.right_shift(tf.bitcast(a, tf.int32), 1), tf.float32)
+    r = a*y*y
+    y = y*(1.875 - r*(1.25 - 0.375*r))
+    return y*(1.5 - 0.5*a*y*y)
+
+def _adagrad_step(g, a, rate): return -rate*g*inverse_sqrt(a + 1e-7)
 
 OPTIMIZERS = {"adagrad": Optimizer(lambda d: d, 0.1, lambda g, ones: g*g, _adagrad_step),
               "rowwise-adagrad": Optimizer(lambda d: 1, 0.1, lambda g, ones: tf.matmul(g*g, ones)/g.shape[1], _adagrad_step),
@@ -202,7 +202,30 @@ def rows_at(table: tf.Tensor, ids: tf.Tensor, one: tf.Tensor|None) -> tf.Tensor:
     "`table` [rows, d] at `ids` [n]; `one` is 1, or None where nothing compiles and the product would be carried out."
     return tf.gather(table if one is None else table*one, ids)
 
+def reread(one: tf.Tensor|None, times: int = 1) -> tf.Tensor|None:
+    "Another 1 for `rows_at`, so that a second loop reads the rows again."
+    return one if one is None else one**(times + 1)
+
+# %% ../nbs/01_model.ipynb #f773aaea
+def partners(stacked: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    "Of stacked values [3B, ...], for each position those of the rows that its gradient adds, and that it subtracts."
+    u, i, j = tf.split(stacked, 3)
+    return tf.concat([i, u, u], axis=0), tf.concat([j, u, u], axis=0)
+
+def bpr_gradients(table: tf.Tensor, places: tf.Tensor, w: tf.Tensor, one: tf.Tensor|None, scale: tf.Tensor|None = None) -> tf.Tensor:
+    "[3B, d] gradient of the BPR loss by each stacked row scale [3B, 1] × table[places [3B]], triple by triple, with the weights w [B, 1]."
+    a, b = tf.concat([-w, -w, w], axis=0), tf.concat([-w, 0*w, 0*w], axis=0)
+    if scale is not None: a, b = (x*y for x, y in zip((a, b), partners(scale)))
+    plus, minus = (rows_at(table, p, one) for p in partners(places))
+    return a*plus - b*minus
+
 # %% ../nbs/01_model.ipynb #ffe97026
+class Move(NamedTuple):
+    "A perturbation of the stacked rows: position n moves by scale[n] × values[places[n]]."
+    values: tf.Tensor # [m, d]
+    places: tf.Tensor # [n]
+    scale: tf.Tensor  # [n, 1]
+
 class Batch(NamedTuple):
     "What an adversary sees of a mini-batch: n = 3B positions, users, then items i, then items j."
     rows: tf.Tensor      # [n, d] the factors
@@ -210,11 +233,10 @@ class Batch(NamedTuple):
     chosen: tf.Tensor    # [n] the position that represents each position's row
     valid: tf.Tensor     # [B, 1] false for padding
     ones: tf.Tensor      # [d, 1] ones
-    one: tf.Tensor|None  # see `rows_at`
 
     def by_row(self, values: tf.Tensor) -> tf.Tensor:
-        "[n, d] the sum of `values` over all positions of the same row, at each of them."
-        return rows_at(sum_equal(values, self.chosen), self.chosen, self.one)
+        "[n, d] at each representative the sum of `values` over all positions of its row; other positions keep their own."
+        return sum_equal(values, self.chosen)
 
     def lengths(self, values: tf.Tensor) -> tf.Tensor:
         "[n, 1] Euclidean length of each row of `values`."
@@ -223,37 +245,49 @@ class Batch(NamedTuple):
 class Adversary(Protocol):
     "A frozen dataclass of numbers with a method `perturb`; `fit` adds adv_reg × the loss at the perturbed rows."
     adv_reg: float
-    def perturb(self, batch: Batch) -> tf.Tensor: "[n, d] perturbation of each position's row."
+    def perturb(self, batch: Batch) -> Move: "Where each position's row is moved."
 
-# %% ../nbs/01_model.ipynb #2d0adc04
+# %% ../nbs/01_model.ipynb #c05e6de6
 class Hyper(NamedTuple):
     "Numbers of a step; tensors, so that changing them compiles nothing anew."
     learning_rate: tf.Tensor
-    reg: tf.Tensor
+    reg: tf.Tensor|None     # None: no regulariser
     ones: tf.Tensor         # [d, 1] ones, for row-wise sums
     columns: tf.Tensor|None # [1, d] 1 for a factor, 0 for the column of the item bias; None without one
 
-def loss_gradients(rows: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None, one: tf.Tensor|None) -> tf.Tensor:
-    "[3B, d] gradient, triple by triple, of loss + regulariser + adv_reg × adversarial loss. Rows of padding are zeros."
-    factors_only = lambda x: x if hyper.columns is None else x*hyper.columns
-    terms = [(rows, bpr_weights(rows, valid, hyper.ones))]
+    def factors_only(self, x: tf.Tensor) -> tf.Tensor: return x if self.columns is None else x*self.columns
+
+def adversarial_part(factors: tf.Tensor, ids: tf.Tensor, w: tf.Tensor, batch: Batch, hyper: Hyper, adversary: Adversary, one: tf.Tensor|None) -> tuple:
+    "adv_reg × the weights [B, 1] at the moved rows, and their gradient [3B, d] by what moved them."
+    values, places, scale = adversary.perturb(batch)
+    values = hyper.factors_only(values)
+    moved = rows_at(factors, ids, reread(one, 3)) + scale*rows_at(values, places, one)
+    v = adversary.adv_reg*bpr_weights(moved, batch.valid, hyper.ones)
+    return v, bpr_gradients(values, places, v, reread(one), scale)
+
+# %% ../nbs/01_model.ipynb #a640d967
+def loss_gradients(factors: tf.Tensor, ids: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None, one: tf.Tensor|None) -> tf.Tensor:
+    "[3B, d] gradient, triple by triple, of loss + regulariser + adv_reg × adversarial loss, by the rows of `factors` at `ids` [3B]; 0 for padding."
+    w, further = bpr_weights(rows_at(factors, ids, one), valid, hyper.ones), None
     if adversary is not None:
-        batch = Batch(rows, factors_only(bpr_gradients(*terms)), chosen, valid, hyper.ones, one)
-        moved = rows + factors_only(adversary.perturb(batch))
-        terms.append((moved, adversary.adv_reg*bpr_weights(moved, valid, hyper.ones)))
-    total = bpr_gradients(*terms) + hyper.reg*rows
+        rows, gradients = rows_at(factors, ids, reread(one, 4)), hyper.factors_only(bpr_gradients(factors, ids, w, reread(one, 2)))
+        v, further = adversarial_part(factors, ids, w, Batch(rows, gradients, chosen, valid, hyper.ones), hyper, adversary, one)
+        w += v
+    total = bpr_gradients(factors, ids, w, reread(one))
+    if further is not None: total += further
+    if hyper.reg is not None: total += hyper.reg*rows_at(factors, ids, reread(one, 5))
     if hyper.columns is None: return total
     users = valid.shape[0]
-    return tf.concat([factors_only(total[:users]), total[users:]], axis=0)
+    return tf.concat([hyper.factors_only(total[:users]), total[users:]], axis=0)
 
-# %% ../nbs/01_model.ipynb #5edf3b88
+# %% ../nbs/01_model.ipynb #4b9add78
 def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, rule: Optimizer, adversary: Adversary|None, one: tf.Tensor|None) -> tuple[Tables, tf.Tensor]:
     "One mini-batch: `ids` [3B] rows of the tables (users, items i, items j; the spare row is padding)."
     factors, state = tables
     add = lambda table, values: tf.tensor_scatter_nd_add(table, ids[:, None], values)
     slots, chosen = representatives(slots, ids)
     valid = (ids[:ids.shape[0]//3] < factors.shape[0] - 1)[:, None]
-    gradients = loss_gradients(rows_at(factors, ids, one), valid, chosen, hyper, adversary, one)
+    gradients = loss_gradients(factors, ids, valid, chosen, hyper, adversary, one)
     if rule.gain is None: return Tables(add(factors, rule.step(gradients, None, hyper.learning_rate)), state), slots
     own = tf.equal(chosen, tf.range(ids.shape[0]))[:, None]
     gradients = tf.where(own, sum_equal(gradients, chosen), 0.)
@@ -309,7 +343,7 @@ def epoch_function(optimizer: str, adversary_type: type|None) -> Compiled:
 def numbers(learning_rate: float, reg: float, width: int, bias: bool) -> Hyper:
     "The step's numbers as tensors, for tables of `width` columns."
     columns = tf.constant([[1.]*(width - 1) + [0.]]) if bias else None
-    return Hyper(tf.constant(learning_rate, tf.float32), tf.constant(reg, tf.float32), tf.ones([width, 1]), columns)
+    return Hyper(tf.constant(learning_rate, tf.float32), tf.constant(reg, tf.float32) if reg else None, tf.ones([width, 1]), columns)
 
 def values_of(adversary: Adversary|None) -> dict:
     "The adversary's numbers as tensors."
