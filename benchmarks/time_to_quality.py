@@ -1,8 +1,9 @@
 """Time training until the hit rate on test reaches a threshold: this project against Cornac.
 
-Settings are chosen on validation (each user's last training item held out) from grids of the same size: the setting whose validation
-HR@100 reaches the threshold in the fewest seconds of training; where none does, the one with the best HR@100 at its end. With them,
-each seed trains anew on all training pairs and is judged on test. Only training is timed, and this project's evaluator judges both.
+Settings are chosen on validation (one training item of each user held out: the last where there are timestamps, else a seeded random one)
+from grids of the same size. Held-out items may be easier to find than test items, so the threshold of the test means nothing there: the
+setting is chosen that is first within two per cent of the best validation HR@100 that any setting of its contestant reaches. With it, each
+seed trains anew on all training pairs and is judged on test. Only training is timed, and this project's evaluator judges both.
 """
 import argparse
 import math
@@ -18,6 +19,7 @@ import numpy as np
 from .common import RESULTS, SEED, Play, Worker, circumstances, markdown, need, run, write_results
 
 K = 100
+NEAR = .98  # of the best validation HR@K: good enough to be chosen for speed
 NAMES = ("apr_tutorial", "Cornac")
 Setting = tuple[float, float]  # learning rate, reg
 Curve = list[tuple[int, float, float]]  # (epochs, seconds of training, HR@K)
@@ -29,7 +31,7 @@ class Plan:
     dataset: str = "movielens-1m"
     threshold: float = .40
     seeds: tuple[int, ...] = (1, 2, 3)
-    epochs: tuple[int, int] = (25, 70)  # at most, of each contestant
+    epochs: tuple[int, int] = (30, 120)  # at most, of each contestant
     chunk: int = 2                      # epochs of Cornac between two evaluations
     grids: tuple[tuple[Setting, ...], ...] = (tuple(product((.1, .15, .2), (0., .005, .01))), tuple(product((.03, .05, .1), (.003, .01, .03))))
 
@@ -123,9 +125,10 @@ def seconds_to(curve: Curve, threshold: float) -> float:
     return next((seconds for _, seconds, hr in curve if hr >= threshold), math.inf)
 
 
-def choose(curves: dict[Setting, Curve], threshold: float) -> Setting:
-    "The setting that reaches the threshold first; where none does, the one with the best HR@K at its end."
-    return min(curves, key=lambda s: (seconds_to(curves[s], threshold), -curves[s][-1][2]))
+def choose(curves: dict[Setting, Curve]) -> Setting:
+    "The setting that is first within two per cent of the best HR@K that any of them reaches."
+    level = NEAR*max(hr for curve in curves.values() for *_, hr in curve)
+    return min(curves, key=lambda setting: seconds_to(curves[setting], level))
 
 
 def rows_of(curve: Curve, **labels) -> list[dict]:
@@ -137,7 +140,7 @@ def race(plan: Plan, workers: Sequence[Worker], step) -> tuple[list[dict], list[
     rows, tried = [], [{} for _ in workers]
 
     def turn(n: int, setting: Setting, seed: int, validating: bool) -> Curve:
-        curve = workers[n].ask(setting, seed, validating, plan.epochs[n], plan.threshold, plan.chunk)
+        curve = workers[n].ask(setting, seed, validating, plan.epochs[n], math.inf if validating else plan.threshold, plan.chunk)
         rows.extend(rows_of(curve, dataset=plan.dataset, contestant=NAMES[n], judged_on="validation" if validating else "test",
                             learning_rate=setting[0], reg=setting[1], seed=seed))
         step()
@@ -145,7 +148,7 @@ def race(plan: Plan, workers: Sequence[Worker], step) -> tuple[list[dict], list[
     for pair in zip(*plan.grids):
         for n, setting in enumerate(pair):
             tried[n][setting] = turn(n, setting, SEED, True)
-    chosen = [choose(curves, plan.threshold) for curves in tried]
+    chosen = [choose(curves) for curves in tried]
     for seed in plan.seeds:
         for n, setting in enumerate(chosen):
             turn(n, setting, seed, False)
@@ -180,8 +183,8 @@ def report(table: list[dict], chosen: list[Setting], plan: Plan, header: str) ->
     settings = "; ".join(f"{name}: learning rate {rate:g}, reg {reg:g} of {len(grid)} settings" for name, (rate, reg), grid in zip(NAMES, chosen, plan.grids))
     return (f"# {finding(table, plan)}\n\n{header}\n\nSeconds of training until HR@{K} on test first reaches {plan.threshold:g}, by seed, and their ratio "
             f"({NAMES[0]} / {NAMES[1]}). {NAMES[0]} is judged after each epoch, {NAMES[1]} after every {plan.chunk}.\n\n{markdown(shown)}\n"
-            f"Chosen on validation: {settings}. Rule: the setting that reaches {plan.threshold:g} of HR@{K} on validation in the fewest seconds; where none does, "
-            f"the one with the best HR@{K} at its end.\n")
+            f"Chosen on validation: {settings}. Rule: the setting that is first within {1 - NEAR:.0%} of the best HR@{K} on validation that any of the "
+            "contestant's settings reaches.\n")
 
 
 def chart(rows: list[dict], table: list[dict], plan: Plan):

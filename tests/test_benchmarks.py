@@ -86,12 +86,11 @@ def test_growth_is_set_beside_its_targets():
     assert [(t["measured"], t["met"]) for t in scaling.targets(found)] == [(3, "no"), (10, "yes"), (1, "yes"), (1.1, "yes"), (250, "no")]
 
 
-def test_settings_are_chosen_by_time_then_by_quality():
-    fast, slow, never = [(1, 1., .3), (2, 2., .4)], [(1, 3., .5)], [(1, .5, .39)]
-    choose = time_to_quality.choose
-    assert choose({"a": never, "b": slow, "c": fast}, .4) == "c"
-    assert choose({"a": never, "b": slow, "c": fast}, .6) == "b"
-    assert time_to_quality.seconds_to(fast, .4) == 2 and time_to_quality.seconds_to(never, .4) == math.inf
+def test_settings_are_chosen_by_time_near_the_best_quality():
+    fast, slow, low = [(1, 1., .3), (2, 2., .495)], [(1, 3., .5)], [(1, .5, .45)]
+    assert time_to_quality.choose({"a": low, "b": slow, "c": fast}) == "c"
+    assert time_to_quality.choose({"a": low, "b": [(1, 3., .6)], "c": fast}) == "b"
+    assert time_to_quality.seconds_to(fast, .4) == 2 and time_to_quality.seconds_to(low, .5) == math.inf
     assert time_to_quality.until(slow + fast, .45) == slow
 
 
