@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -176,15 +176,15 @@ def pack(model: RecommenderModel, optimizer: str) -> Tables:
     "Fresh tables from a model's factors."
     p, q, b = model.user_factors, model.item_factors, model.item_bias
     if b is not None: p, q = np.c_[p, np.ones(len(p))], np.c_[q, b]
-    factors = np.concatenate([p, q, np.zeros((1, p.shape[1]))], dtype=np.float32)
-    rule = OPTIMIZERS[optimizer]
-    return Tables(tf.Variable(factors), tf.Variable(tf.fill([len(factors), rule.width(p.shape[1])], rule.start)))
+    (rows, width), rule = (len(p) + len(q) + 1, p.shape[1]), OPTIMIZERS[optimizer]
+    factors = tf.Variable(tf.zeros([rows, width]))
+    for first, part in ((0, p), (len(p), q)): factors[first:first + len(part)].assign(part.astype(np.float32, copy=False))
+    return Tables(factors, tf.Variable(tf.fill([rows, rule.width(width)], rule.start)))
 
 def unpack(tables: Tables, num_users: int, bias: bool) -> tuple:
     "User factors, item factors and item bias (or None) out of the tables."
-    rows = tables.factors.numpy()[:-1]
-    if not bias: return rows[:num_users], rows[num_users:], None
-    return rows[:num_users, :-1], rows[num_users:, :-1], rows[num_users:, -1]
+    users, items = tables.factors[:num_users].numpy(), tables.factors[num_users:-1].numpy()
+    return (users[:, :-1], items[:, :-1], items[:, -1]) if bias else (users, items, None)
 
 # %% ../nbs/01_model.ipynb #bdeb2fd3
 def representatives(slots: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -381,7 +381,7 @@ class Interrupted(RuntimeError):
 def sample_function() -> Compiled:
     "(factors, ids [3n], ones) -> mean BPR loss and share of positive margins."
     def figures(one, factors, ids, ones):
-        margins = margins_of(tf.gather(factors, ids), ones)
+        margins = margins_of(rows_at(factors, ids, one), ones)
         return tf.reduce_mean(tf.nn.softplus(-margins)), tf.reduce_mean(tf.cast(margins > 0, tf.float32))
     return Compiled(figures)
 
@@ -450,7 +450,7 @@ def check_settings(data: Interactions, epochs: int, learning_rate: float, optimi
 
 def crc(arrays: list[np.ndarray]) -> int:
     "A checksum of the bytes of some arrays."
-    return zlib.crc32(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+    return reduce(lambda found, array: zlib.crc32(np.ascontiguousarray(array), found), arrays, 0)
 
 def checksum(data: Interactions) -> int:
     "A checksum of the training pairs."
@@ -483,7 +483,7 @@ class Trainer:
         self.run(self.tables, ids, tf.constant(count), self.hyper, self.values)
 
     def finish(self):
-        if not bool(tf.reduce_all(tf.math.is_finite(self.tables.factors))): raise diverged(self, "factors that are not finite")
+        if not math.isfinite(float(tf.reduce_sum(self.tables.factors))): raise diverged(self, "factors that are not finite")
         self.model.assign(*unpack(self.tables, self.data.num_users, self.bias))
 
     def save(self):
