@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'train_models', 'timed', 'evaluations', 'tidy_rows', 'rows_of',
            'Report', 'timings_of', 'check_everything', 'run_experiment', 'headline', 'decreases', 'plot_before_after',
-           'plot_sweep', 'plot_training', 'to_json', 'save_report']
+           'plot_sweep', 'plot_training', 'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
 import json, os, platform, statistics, time
@@ -237,15 +237,18 @@ def to_json(report: Report, config: dict|None = None) -> dict:
 # %% ../nbs/05_end_to_end.ipynb #30e9df6d
 PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "training": plot_training}
 
+def save_plot(figure: Figure, folder: Path, name: str):
+    "Write name.png and name.svg, and close the figure."
+    for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+    plt.close(figure)
+
 def save_report(report: Report, folder: Path, config: dict|None = None, **further) -> Path:
     "Write metrics.csv, the plots (png and svg), weights of the first seed, and last of all report.json with its `further` keys, each under its name only when whole."
     folder = Path(folder)
     write_safely(folder/"metrics.csv", lambda file: report.frame.to_csv(file, index=False))
     for name, plot in PLOTS.items():
         if not len(report.curves) if name == "training" else report.frame.attack.nunique() == 1: continue # nothing was trained, or nothing attacked
-        figure = plot(report)
-        for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
-        plt.close(figure)
+        save_plot(plot(report), folder, name)
     for name in report.models.keys() & {"bpr-mf", *report.defences}:
         save_weights(folder/f"weights-{name}.npz", report.models[name], report.data)
     return write_safely(folder/"report.json", lambda file: file.write(json.dumps(to_json(report, config) | further, indent=1, allow_nan=False).encode()))
