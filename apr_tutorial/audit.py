@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['THIRDS', 'LINES', 'AUDIT_PLOTS', 'in_order', 'audited_model', 'read_array', 'read_ids', 'mean_lengths', 'unit_length',
-           'agreement', 'overlap', 'rank_biased_overlap', 'thirds', 'estimate', 'measured', 'who_loses', 'who_is_shown',
-           'half_budget', 'AuditReport', 'audit', 'findings', 'plot_audit', 'plot_groups', 'budgets', 'save_audit']
+           'agreement', 'overlap', 'rank_biased_overlap', 'thirds', 'estimate', 'share_kept', 'measured', 'who_loses',
+           'who_is_shown', 'half_budget', 'AuditReport', 'audit', 'findings', 'plot_audit', 'plot_groups', 'budgets',
+           'save_audit']
 
 # %% ../nbs/09_audit.ipynb #5c8de39c
 import time
@@ -103,17 +104,23 @@ def thirds(values: np.ndarray, weights: np.ndarray|None = None) -> np.ndarray:
     centre = (np.cumsum(held) - held/2)/held.sum()
     return np.minimum((3*centre).astype(int), 2)[place]
 
-# %% ../nbs/09_audit.ipynb #1f98f425
+# %% ../nbs/09_audit.ipynb #663f43bc
 def estimate(name: str, values: np.ndarray, seed: int) -> dict:
     "The mean over users under this name, and its 95 % bootstrap interval."
     low, high = interval(values, seed)
     return {name: float(values.mean()), "low": low, "high": high}
 
+def share_kept(clean: np.ndarray, after: np.ndarray) -> np.ndarray:
+    "[T] values whose mean is after.mean()/clean.mean(), and whose bootstrap interval is that of the ratio, linearised."
+    share = after.mean()/clean.mean()
+    return share + (after - share*clean)/clean.mean()
+
 def measured(clean: Metrics, after: Metrics, k: int, depth: int, seed: int) -> list[dict]:
-    "Rows measure, mean, low, high: HR, nDCG and AUC, the nDCG lost, overlap and RBO of the lists' first `depth` places."
-    lists = clean.lists[:, :depth], after.lists[:, :depth]
+    "Rows measure, mean, low, high: HR, nDCG and AUC, the nDCG lost and (where there was any) kept, overlap and RBO of the lists' first `depth` places."
+    lists, before = (clean.lists[:, :depth], after.lists[:, :depth]), clean.values("ndcg", k)
     values = {m: after.values(m, k) for m in METRICS}
-    values |= {"ndcg_lost": clean.values("ndcg", k) - values["ndcg"], "overlap": overlap(*lists), "rbo": rank_biased_overlap(*lists)}
+    values |= {"ndcg_lost": before - values["ndcg"]} | ({"ndcg_kept": share_kept(before, values["ndcg"])} if before.any() else {})
+    values |= {"overlap": overlap(*lists), "rbo": rank_biased_overlap(*lists)}
     return [dict(measure=m) | estimate("mean", v, seed) for m, v in values.items()]
 
 # %% ../nbs/09_audit.ipynb #9cfcc8bd
@@ -195,7 +202,7 @@ def audit(
     return AuditReport(pd.DataFrame(rows), pd.DataFrame(), data, settings, {}, timings, {model.name: model}, relative=relative,
                        lengths=lengths, depth=depth, **{part: pd.DataFrame(rows) for part, rows in found.items()})
 
-# %% ../nbs/09_audit.ipynb #609bfcab
+# %% ../nbs/09_audit.ipynb #a267d2e0
 def findings(report: AuditReport) -> list[str]:
     "The report in a few lines."
     k, lengths, rows = max(report.settings.k), report.lengths, [f"mean length of a row: users {report.lengths[0]:.3g}, items {report.lengths[1]:.3g}"]
@@ -205,16 +212,16 @@ def findings(report: AuditReport) -> list[str]:
     rows.append(f"ε = {epsilon:g} is {users:.0%} of a user's mean row and {items:.0%} of an item's")
     for name in report.attacks:
         half = report.half(name)
-        rows.append(f"half of nDCG@{k} is lost to {name} " + (f"at ε = {half:.2g} (interpolated)" if half is not None else f"nowhere up to ε = {max(report.settings.attack_epsilons):g}"))
+        rows.append(f"half of nDCG@{k} lost to {name}: " + (f"at ε = {half:.2g} (interpolated)" if half is not None else f"not reached up to ε = {max(report.settings.attack_epsilons):g}"))
     at = lambda frame: frame[(frame.attack == attack) & (frame.epsilon == epsilon)]
     kept = at(report.sweep).set_index("measure")["mean"]
-    rows.append(f"under {attack} at ε = {epsilon:g}, {kept['overlap']:.0%} of a top {report.depth} stays; rank-biased overlap {kept['rbo']:.2f}")
+    rows.append(f"{attack} at ε = {epsilon:g} leaves " + (f"{kept['ndcg_kept']:.0%} of nDCG@{k} and " if "ndcg_kept" in kept else "") + f"{kept['overlap']:.0%} of a top {report.depth}; rank-biased overlap {kept['rbo']:.2f}")
     for by, group in at(report.groups).groupby("by", sort=False):
         rows.append(f"nDCG@{k} by {by}: " + ", ".join(f"{g.group} {g.before:.3f} → {g.after:.3f}" for g in group.itertuples()))
     rows.append(f"places in a top {report.depth} by popularity of the item: " + ", ".join(f"{g.group} {g.before:.0%} → {g.after:.0%}" for g in at(report.exposure).itertuples()))
     return rows
 
-# %% ../nbs/09_audit.ipynb #654f77b7
+# %% ../nbs/09_audit.ipynb #0a91bedc
 LINES = ("bpr-mf", "bpr-mf-continued", "accent", "apr") # colours and markers of the attacks, in their order
 
 def plot_audit(report: AuditReport) -> Figure:
@@ -229,11 +236,11 @@ def plot_audit(report: AuditReport) -> Figure:
     add_legend(axes[1])
     last = report.attacks[-1]
     half = report.half(last)
-    text = f"{last.upper()} takes half of nDCG@{max(report.settings.k)} " + (f"at ε = {half:.2g}" if half is not None else f"nowhere up to ε = {max(report.settings.attack_epsilons):g}")
+    text = f"{last.upper()} takes half of nDCG@{max(report.settings.k)} at ε = {half:.2g}" if half is not None else f"{last.upper()} takes less than half of nDCG@{max(report.settings.k)} up to ε = {max(report.settings.attack_epsilons):g}"
     figure.suptitle(title_of(report.data, text), color=GREY, fontsize=11)
     return figure
 
-# %% ../nbs/09_audit.ipynb #9639c17a
+# %% ../nbs/09_audit.ipynb #eb539335
 def plot_groups(report: AuditReport) -> Figure:
     "Who loses nDCG, by activity and by popularity, and whose places change; bars are 95 % bootstrap intervals over users."
     attack, epsilon, k = headline(report)
@@ -246,7 +253,8 @@ def plot_groups(report: AuditReport) -> Figure:
         ax.errorbar(rows.group, rows[column], [rows[column] - rows.low, rows.high - rows[column]], fmt="o", color=colour, capsize=4, markersize=7)
         ax.axhline(0, color=GREY, linewidth=.8)
         ax.set(xlabel=by, ylabel=label, xlim=(-.5, len(rows) - .5))
-    figure.suptitle(title_of(report.data, f"Who feels {attack.upper()} at ε = {epsilon:g}"), color=GREY, fontsize=11)
+    worst = [rows.group[rows.lost.idxmax()] for _, rows, column, _ in panels if column == "lost"]
+    figure.suptitle(title_of(report.data, f"{attack.upper()} at ε = {epsilon:g} costs users of {worst[0]} activity most, and those whose test item has {worst[1]} popularity"), color=GREY, fontsize=11)
     return figure
 
 # %% ../nbs/09_audit.ipynb #27ff4ef6

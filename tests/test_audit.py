@@ -51,7 +51,7 @@ def test_audit_finds_what_run_found(model, log, finished, cli, tmp_path):
         out = tmp_path / f"out{len(options)}"
         done = cli("audit", *options, "--dataset", log, "--out", out, *SAME)
         assert done.returncode == 0, done.stderr
-        assert "half of nDCG@20 is lost to pgd" in done.stdout and "\x1b" not in done.stdout
+        assert "half of nDCG@20 lost to pgd: " in done.stdout and "\x1b" not in done.stdout
         pd.testing.assert_frame_equal(rows(out, "audited"), rows(finished, model), rtol=0, atol=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_files(log, finished, cli, tmp_path):
     audit, share = report["audit"], [b["users_relative"] for b in report["audit"]["budgets"]]
     assert share == pytest.approx([.25, .5])
     assert [b["users"] for b in audit["budgets"]] == pytest.approx([e * audit["mean_lengths"]["users"] for e in share])
-    assert set(audit["half_ndcg_epsilon"]) == {"random", "fgsm", "pgd"} and len(audit["sweep"]) == 6 * (1 + 3 * 2)
+    assert set(audit["half_ndcg_epsilon"]) == {"random", "fgsm", "pgd"} and len(audit["sweep"]) == 7 * (1 + 3 * 2)
     again = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", log, "--out", out, *SAME)
     assert again.returncode == 2 and "finished report" in again.stderr
 
