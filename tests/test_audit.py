@@ -17,9 +17,10 @@ SAME = ["--k", "5,20", "--attack-epsilons", "0.25,0.5", "--seed", "7"]
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    "A file of interactions without timestamps, so that the split depends on the seed; string ids."
+    "A file of 40 users and 90 items without timestamps, so that the split depends on the seed; string ids."
     rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("log") / "log.csv"
-    path.write_text("".join(f"u{u},i{i},1\n" for u in range(40) for i in rng.choice(90, 12, replace=False)))
+    chosen = [{(3*u + n) % 90 for n in range(3)} | set(rng.choice(90, 9, replace=False).tolist()) for u in range(40)]
+    path.write_text("".join(f"u{u},i{i},1\n" for u, items in enumerate(chosen) for i in sorted(items)))
     return path
 
 
@@ -130,9 +131,9 @@ def test_implicit(kind):
     from scipy.sparse import csr_matrix
     data, options = split(), dict(num_threads=1, random_state=0, iterations=20)
     name = {"als": "AlternatingLeastSquares", "bpr": "BayesianPersonalizedRanking", "lmf": "LogisticMatrixFactorization"}[kind]
-    model = getattr(implicit, name)(factors=8, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about threads of BLAS
+        model = getattr(implicit, name)(factors=8, **options)
         model.fit(csr_matrix((np.ones(len(data), np.float32), (data.users, data.items)), (data.num_users, data.num_items)), show_progress=False)
     arrays = from_implicit(model)
     assert arrays["user_factors"].shape == (80, 8) and (arrays["item_bias"] is None) == (kind == "als")
