@@ -277,8 +277,3 @@ def test_foreign_checkpoints_are_refused(note, tmp_path):
     np.savez(tmp_path / "c.npz", factors=np.zeros((3, 4)), state=np.zeros((3, 4)), note=np.array(note))
     with pytest.raises(DataError, match="is not a checkpoint|made under other settings"):
         fit(BPRMF(20, 40, 4), synthetic(20, 40, activity=8), epochs=1, checkpoint=tmp_path / "c.npz", progress=False)
-
-
-def test_audit_says_that_it_is_not_there_yet(cli):
-    done = cli("audit", "--dataset", "auto")
-    assert done.returncode == 2 and "not available yet" in done.stderr
