@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 # %% ../nbs/04_apr.ipynb #c41f30f4
-from .model import Batch, Move
+from .model import Adversary, Batch, Move
 
 # %% ../nbs/04_apr.ipynb #49e30a3b
 @dataclass(frozen=True)
-class APR:
+class APR(Adversary):
     "The adversary of adversarial personalized ranking (He et al., SIGIR 2018, section 3), for `fit(adversary=…)`."
     epsilon: float = 0.5 # length of the move of each row that the batch touches
     adv_reg: float = 1.0 # lambda, the weight of the loss at the moved rows

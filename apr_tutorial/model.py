@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'RecommenderModel', 'Factors', 'check_factors', 'check_fits', 'BPRMF', 'from_factors', 'copy_of',
            'bpr_loss', 'margins_of', 'bpr_weights', 'Optimizer', 'inverse_sqrt', 'Tables', 'pack', 'unpack',
-           'representatives', 'sum_equal', 'rows_at', 'reread', 'partners', 'bpr_gradients', 'Move', 'Batch',
-           'Adversary', 'Hyper', 'adversarial_part', 'loss_gradients', 'train_step', 'Compiled', 'one_core',
-           'with_values', 'epoch_function', 'numbers', 'values_of', 'table_rows', 'batch_ids', 'sample_ids',
+           'representatives', 'sum_equal', 'rows_at', 'reread', 'partners', 'bpr_gradients', 'Hyper', 'Moment', 'Move',
+           'Batch', 'Adversary', 'batch_of', 'adversarial_part', 'loss_gradients', 'train_step', 'Compiled', 'one_core',
+           'with_values', 'epoch_function', 'numbers', 'whole_of', 'values_of', 'table_rows', 'batch_ids', 'sample_ids',
            'TrainingDiverged', 'Interrupted', 'sample_function', 'History', 'write_safely', 'read_arrays',
-           'save_checkpoint', 'load_checkpoint', 'check_settings', 'crc', 'checksum', 'settings_of', 'Trainer',
-           'diverged', 'one_epoch', 'fit', 'compile_first', 'loop', 'plot_history', 'save_weights', 'load_weights']
+           'save_checkpoint', 'load_checkpoint', 'check_settings', 'crc', 'checksum', 'settings_of', 'past_of',
+           'moment_of', 'Trainer', 'diverged', 'one_epoch', 'fit', 'compile_first', 'loop', 'plot_history',
+           'save_weights', 'load_weights']
 
 # %% ../nbs/01_model.ipynb #75a5d1bb
 import json, math, os, time, warnings, zipfile, zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 # %% ../nbs/01_model.ipynb #7ee56425
 import keras
@@ -219,6 +221,24 @@ def bpr_gradients(table: tf.Tensor, places: tf.Tensor, w: tf.Tensor, one: tf.Ten
     plus, minus = (rows_at(table, p, one) for p in partners(places))
     return a*plus - b*minus
 
+# %% ../nbs/01_model.ipynb #0fc6469b
+class Hyper(NamedTuple):
+    "Numbers of a step; tensors, so that changing them compiles nothing anew."
+    learning_rate: tf.Tensor
+    reg: tf.Tensor|None     # None: no regulariser
+    ones: tf.Tensor         # [d, 1] ones, for row-wise sums
+    columns: tf.Tensor|None # [1, d] 1 for a factor, 0 for the column of the item bias; None without one
+
+    def factors_only(self, x: tf.Tensor) -> tf.Tensor: return x if self.columns is None else x*self.columns
+
+class Moment(NamedTuple):
+    "When a step happens: a key for what is drawn in it, and how the table stood some epochs ago."
+    key: tf.Tensor                  # [2] integers, others for each seed, epoch and step
+    old: tf.Tensor|None = None      # [rows, d] the factors `epochs_back` epochs ago; None where nobody asks
+    reached: tf.Tensor|None = None  # are there so many epochs yet?
+
+    def at(self, step: tf.Tensor) -> "Moment": return self._replace(key=self.key + tf.stack([0, step]))
+
 # %% ../nbs/01_model.ipynb #ffe97026
 class Move(NamedTuple):
     "A perturbation of the stacked rows: position n moves by scale[n] × values[places[n]]."
@@ -232,7 +252,9 @@ class Batch(NamedTuple):
     gradients: tf.Tensor # [n, d] gradient of the BPR loss, each triple by itself; constants, not differentiated
     chosen: tf.Tensor    # [n] the position that represents each position's row
     valid: tf.Tensor     # [B, 1] false for padding
-    ones: tf.Tensor      # [d, 1] ones
+    hyper: Hyper         # of interest: `ones` and `factors_only`
+    key: tf.Tensor       # [2] the step's own key, for what it draws
+    old: tf.Tensor|None  # [n, d] the factors `epochs_back` epochs ago; those of now while training is younger
 
     def by_row(self, values: tf.Tensor) -> tf.Tensor:
         "[n, d] at each representative the sum of `values` over all positions of its row; other positions keep their own."
@@ -240,54 +262,57 @@ class Batch(NamedTuple):
 
     def lengths(self, values: tf.Tensor) -> tf.Tensor:
         "[n, 1] Euclidean length of each row of `values`."
-        return tf.sqrt(tf.matmul(values*values, self.ones))
+        return tf.sqrt(tf.matmul(values*values, self.hyper.ones))
 
-class Adversary(Protocol):
-    "A frozen dataclass of numbers with a method `perturb`; `fit` adds adv_reg × the loss at the perturbed rows."
+# %% ../nbs/01_model.ipynb #56f9acbe
+class Adversary:
+    "Base of frozen dataclasses of numbers. `fit` adds adv_reg × the loss at the moved rows, and a further loss, where there are such."
     adv_reg: float
-    def perturb(self, batch: Batch) -> Move: "Where each position's row is moved."
+    epochs_back: int = 0 # the age of `Batch.old`; 0: not asked for
+
+    def perturb(self, batch: Batch) -> Move|None: "Where each position's row is moved; None: nowhere."
+
+    def further(self, batch: Batch) -> tf.Tensor|None: "[n, d] gradient of a further loss, each triple by itself; None: there is none."
 
 # %% ../nbs/01_model.ipynb #c05e6de6
-class Hyper(NamedTuple):
-    "Numbers of a step; tensors, so that changing them compiles nothing anew."
-    learning_rate: tf.Tensor
-    reg: tf.Tensor|None     # None: no regulariser
-    ones: tf.Tensor         # [d, 1] ones, for row-wise sums
-    columns: tf.Tensor|None # [1, d] 1 for a factor, 0 for the column of the item bias; None without one
+def batch_of(factors: tf.Tensor, ids: tf.Tensor, w: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, moment: Moment, one: tf.Tensor|None) -> Batch:
+    "What the adversary sees."
+    rows, gradients = rows_at(factors, ids, reread(one, 4)), hyper.factors_only(bpr_gradients(factors, ids, w, reread(one, 2)))
+    old = None if moment.old is None else tf.where(moment.reached, rows_at(moment.old, ids, one), rows)
+    return Batch(rows, gradients, chosen, valid, hyper, moment.key, old)
 
-    def factors_only(self, x: tf.Tensor) -> tf.Tensor: return x if self.columns is None else x*self.columns
-
-def adversarial_part(factors: tf.Tensor, ids: tf.Tensor, w: tf.Tensor, batch: Batch, hyper: Hyper, adversary: Adversary, one: tf.Tensor|None) -> tuple:
-    "adv_reg × the weights [B, 1] at the moved rows, and their gradient [3B, d] by what moved them."
-    values, places, scale = adversary.perturb(batch)
-    values = hyper.factors_only(values)
-    moved = rows_at(factors, ids, reread(one, 3)) + scale*rows_at(values, places, one)
+def adversarial_part(factors: tf.Tensor, ids: tf.Tensor, batch: Batch, hyper: Hyper, adversary: Adversary, one: tf.Tensor|None) -> tuple:
+    "adv_reg × the weights [B, 1] at the moved rows, and the gradients [3B, d] by what moved them and of a further loss."
+    move, further = adversary.perturb(batch), adversary.further(batch)
+    gradients = [] if further is None else [further]
+    if move is None: return 0., gradients
+    values = hyper.factors_only(move.values)
+    moved = rows_at(factors, ids, reread(one, 3)) + move.scale*rows_at(values, move.places, one)
     v = adversary.adv_reg*bpr_weights(moved, batch.valid, hyper.ones)
-    return v, bpr_gradients(values, places, v, reread(one), scale)
+    return v, [bpr_gradients(values, move.places, v, reread(one), move.scale), *gradients]
 
 # %% ../nbs/01_model.ipynb #a640d967
-def loss_gradients(factors: tf.Tensor, ids: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None, one: tf.Tensor|None) -> tf.Tensor:
-    "[3B, d] gradient, triple by triple, of loss + regulariser + adv_reg × adversarial loss, by the rows of `factors` at `ids` [3B]; 0 for padding."
-    w, further = bpr_weights(rows_at(factors, ids, one), valid, hyper.ones), None
+def loss_gradients(factors: tf.Tensor, ids: tf.Tensor, valid: tf.Tensor, chosen: tf.Tensor, hyper: Hyper, adversary: Adversary|None, moment: Moment, one: tf.Tensor|None) -> tf.Tensor:
+    "[3B, d] gradient, triple by triple, of loss + regulariser + what the adversary adds, by the rows of `factors` at `ids` [3B]; 0 for padding."
+    w, further = bpr_weights(rows_at(factors, ids, one), valid, hyper.ones), []
     if adversary is not None:
-        rows, gradients = rows_at(factors, ids, reread(one, 4)), hyper.factors_only(bpr_gradients(factors, ids, w, reread(one, 2)))
-        v, further = adversarial_part(factors, ids, w, Batch(rows, gradients, chosen, valid, hyper.ones), hyper, adversary, one)
+        v, further = adversarial_part(factors, ids, batch_of(factors, ids, w, valid, chosen, hyper, moment, one), hyper, adversary, one)
         w += v
     total = bpr_gradients(factors, ids, w, reread(one))
-    if further is not None: total += further
+    for gradient in further: total += gradient
     if hyper.reg is not None: total += hyper.reg*rows_at(factors, ids, reread(one, 5))
     if hyper.columns is None: return total
     users = valid.shape[0]
     return tf.concat([hyper.factors_only(total[:users]), total[users:]], axis=0)
 
 # %% ../nbs/01_model.ipynb #4b9add78
-def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, rule: Optimizer, adversary: Adversary|None, one: tf.Tensor|None) -> tuple[Tables, tf.Tensor]:
+def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, rule: Optimizer, adversary: Adversary|None, moment: Moment, one: tf.Tensor|None) -> tuple[Tables, tf.Tensor]:
     "One mini-batch: `ids` [3B] rows of the tables (users, items i, items j; the spare row is padding)."
     factors, state = tables
     add = lambda table, values: tf.tensor_scatter_nd_add(table, ids[:, None], values)
     slots, chosen = representatives(slots, ids)
     valid = (ids[:ids.shape[0]//3] < factors.shape[0] - 1)[:, None]
-    gradients = loss_gradients(factors, ids, valid, chosen, hyper, adversary, one)
+    gradients = loss_gradients(factors, ids, valid, chosen, hyper, adversary, moment, one)
     if rule.gain is None: return Tables(add(factors, rule.step(gradients, None, hyper.learning_rate)), state), slots
     own = tf.equal(chosen, tf.range(ids.shape[0]))[:, None]
     gradients = tf.where(own, sum_equal(gradients, chosen), 0.)
@@ -321,19 +346,19 @@ def one_core():
 
 # %% ../nbs/01_model.ipynb #fab626de
 def with_values(adversary_type: type, values: dict) -> Adversary:
-    "An adversary of this type whose numbers are these tensors."
+    "An adversary of this type with these numbers, which may be tensors."
     adversary = object.__new__(adversary_type)
     for name, value in values.items(): object.__setattr__(adversary, name, value)
     return adversary
 
 @lru_cache(maxsize=None)
-def epoch_function(optimizer: str, adversary_type: type|None) -> Compiled:
-    "The compiled epoch: (tables, ids [batches, 3B], steps, hyper, the adversary's values) changes the tables in place."
-    def epoch(one, tables, ids, steps, hyper, values):
-        adversary = None if adversary_type is None else with_values(adversary_type, values)
+def epoch_function(optimizer: str, adversary_type: type|None, *whole: tuple[str, int]) -> Compiled:
+    "The compiled epoch: (tables, ids [batches, 3B], steps, hyper, the adversary's values, moment) changes the tables in place."
+    def epoch(one, tables, ids, steps, hyper, values, moment):
+        adversary = None if adversary_type is None else with_values(adversary_type, values | dict(whole))
         def body(k, now, tables, slots):
             upcoming = ids[tf.minimum(k + 1, ids.shape[0] - 1)]
-            return k + 1, upcoming, *train_step(now, tables, slots, hyper, OPTIMIZERS[optimizer], adversary, one)
+            return k + 1, upcoming, *train_step(now, tables, slots, hyper, OPTIMIZERS[optimizer], adversary, moment.at(k), one)
         start = 0, ids[0], Tables(*(tf.convert_to_tensor(t) for t in tables)), tf.zeros(tables.factors.shape[0], tf.int32)
         end = tf.while_loop(lambda k, *_: k < steps, body, start)[2]
         for table, values in zip(tables, end): table.assign(values)
@@ -345,10 +370,15 @@ def numbers(learning_rate: float, reg: float, width: int, bias: bool) -> Hyper:
     columns = tf.constant([[1.]*(width - 1) + [0.]]) if bias else None
     return Hyper(tf.constant(learning_rate, tf.float32), tf.constant(reg, tf.float32) if reg else None, tf.ones([width, 1]), columns)
 
-def values_of(adversary: Adversary|None) -> dict:
-    "The adversary's numbers as tensors."
-    return {} if adversary is None else {k: tf.constant(v, tf.float32) for k, v in asdict(adversary).items()}
+def whole_of(adversary: Adversary|None) -> dict:
+    "The adversary's fields that are annotated as int."
+    return {} if adversary is None else {f.name: getattr(adversary, f.name) for f in fields(adversary) if f.type in (int, "int")}
 
+def values_of(adversary: Adversary|None) -> dict:
+    "The adversary's other numbers, as tensors."
+    return {} if adversary is None else {k: tf.constant(v, tf.float32) for k, v in asdict(adversary).items() if k not in whole_of(adversary)}
+
+# %% ../nbs/01_model.ipynb #7490fb08
 def table_rows(triples: np.ndarray, data: Interactions, batch_size: int, order: np.ndarray|None = None) -> np.ndarray:
     "[batches, 3B] rows of the tables for `triples` [3, N], in this `order` [N]; padding points to the spare row."
     number, spare = triples.shape[1], data.num_users + data.num_items
@@ -420,12 +450,12 @@ def read_arrays(path: Path, *required: str) -> dict:
     return arrays
 
 # %% ../nbs/01_model.ipynb #74fd8542
-def save_checkpoint(path: Path, tables: Tables, spec: dict, epoch: int, rows: list[dict]):
-    "Tables, settings, finished epochs and their figures, written safely."
+def save_checkpoint(path: Path, tables: Tables, past: deque, spec: dict, epoch: int, rows: list[dict]):
+    "Tables, those of the past, settings, finished epochs and their figures, written safely."
     note = json.dumps({"spec": spec, "epoch": epoch, "rows": rows})
-    write_safely(path, lambda file: np.savez(file, factors=tables.factors.numpy(), state=tables.state.numpy(), note=np.array(note)))
+    write_safely(path, lambda file: np.savez(file, factors=tables.factors.numpy(), state=tables.state.numpy(), past=np.array(past), note=np.array(note)))
 
-def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, int, list[dict]]:
+def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, list[np.ndarray], int, list[dict]]:
     "What `save_checkpoint` wrote. Raises `DataError` where the settings differ, naming them."
     arrays = read_arrays(path, "factors", "state", "note")
     try:
@@ -436,7 +466,7 @@ def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, int, list[dict]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error: raise DataError(f"{path}: is not a checkpoint of this program ({error}).") from None
     words = {"data": "the training data differ", "start": "the model that it starts from differs"}
     if other: raise DataError(f"{path}: made under other settings: " + ", ".join(words.get(k) or f"{k} was {old.get(k)}, is {spec.get(k)}" for k in sorted(other)) + ".")
-    return Tables(tf.Variable(arrays["factors"]), tf.Variable(arrays["state"])), epoch, rows
+    return Tables(tf.Variable(arrays["factors"]), tf.Variable(arrays["state"])), list(arrays.get("past", ())), epoch, rows
 
 # %% ../nbs/01_model.ipynb #6cd0d6ec
 def check_settings(data: Interactions, epochs: int, learning_rate: float, optimizer: str, batch_size: int, reg: float, adversary: Adversary|None):
@@ -444,6 +474,8 @@ def check_settings(data: Interactions, epochs: int, learning_rate: float, optimi
     if optimizer not in OPTIMIZERS: raise DataError(f"optimizer '{optimizer}': expected one of {', '.join(OPTIMIZERS)}.")
     if epochs < 0 or batch_size < 1: raise DataError(f"epochs {epochs} and batch_size {batch_size}: expected at least 0 and 1.")
     if not (math.isfinite(learning_rate) and np.float32(learning_rate) > 0): raise DataError(f"learning_rate {learning_rate}: expected a positive number.")
+    for name, value in whole_of(adversary).items():
+        if not (isinstance(value, (int, np.integer)) and value >= 1): raise DataError(f"{name} {value}: expected a whole number of at least 1.")
     for name, value in {"reg": reg, **({} if adversary is None else asdict(adversary))}.items():
         if not (math.isfinite(value) and value >= 0): raise DataError(f"{name} {value}: expected a number of at least 0.")
     if not len(data.pairs): raise DataError(f"{data.name}: every user has every item; there are no pairs to learn from.")
@@ -462,15 +494,28 @@ def settings_of(model: RecommenderModel, data: Interactions, **settings) -> dict
     adversary = settings.pop("adversary")
     return settings | {"adversary": repr(adversary), "data": checksum(data), "start": crc(start)}
 
+# %% ../nbs/01_model.ipynb #d11a8821
+def past_of(tables: Tables, adversary: Adversary|None) -> deque:
+    "Room for the factors of now and of each of the last `epochs_back` epochs, with those of now in it; no room where nobody asks."
+    back = 0 if adversary is None else adversary.epochs_back
+    return deque([tables.factors.numpy()], maxlen=back + 1) if back else deque(maxlen=0)
+
+def moment_of(past: deque, seed: list[int], epoch: int) -> Moment:
+    "The moment at which an epoch begins."
+    key = tf.constant(generator(*seed, epoch, 2**31).integers(2**31, size=2, dtype=np.int32))
+    return Moment(key, past[0], tf.constant(len(past) == past.maxlen)) if past else Moment(key)
+
 # %% ../nbs/01_model.ipynb #090eb43d
 class Trainer:
     "The state of one run of `fit`."
     def __init__(self, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None, checkpoint: Path|None):
         self.model, self.data, self.spec, self.path = model, data, spec, checkpoint and Path(checkpoint)
-        self.run = epoch_function(spec["optimizer"], None if adversary is None else type(adversary))
+        self.run = epoch_function(spec["optimizer"], None if adversary is None else type(adversary), *whole_of(adversary).items())
         self.tables, self.epoch, self.rows, self.saved = pack(model, spec["optimizer"]), 0, [], time.monotonic()
+        self.past = past_of(self.tables, adversary)
         if self.path and self.path.exists():
-            fresh, (self.tables, self.epoch, self.rows) = self.tables, load_checkpoint(self.path, spec)
+            fresh, (self.tables, past, self.epoch, self.rows) = self.tables, load_checkpoint(self.path, spec)
+            self.past.extend(past)
             if [t.shape for t in fresh] != [t.shape for t in self.tables]: raise DataError(f"{self.path}: its tables have other shapes than the model.")
         self.resumed_at, self.bias = self.epoch, model.item_bias is not None
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)
@@ -480,14 +525,14 @@ class Trainer:
         return batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch))
 
     def steps(self, ids: np.ndarray, count: int):
-        self.run(self.tables, ids, tf.constant(count), self.hyper, self.values)
+        self.run(self.tables, ids, tf.constant(count), self.hyper, self.values, moment_of(self.past, self.spec["seed"], self.epoch))
 
     def finish(self):
         if not math.isfinite(float(tf.reduce_sum(self.tables.factors))): raise diverged(self, "factors that are not finite")
         self.model.assign(*unpack(self.tables, self.data.num_users, self.bias))
 
     def save(self):
-        if self.path: save_checkpoint(self.path, self.tables, self.spec, self.epoch, self.rows)
+        if self.path: save_checkpoint(self.path, self.tables, self.past, self.spec, self.epoch, self.rows)
         self.saved = time.monotonic()
 
 # %% ../nbs/01_model.ipynb #ba39470c
@@ -506,6 +551,7 @@ def one_epoch(run: Trainer, upcoming, monitor: Callable|None) -> dict:
         run.finish()
         row |= monitor(run.model)
     run.epoch += 1
+    if run.past: run.past.append(run.tables.factors.numpy())
     run.rows.append(row)
     return row
 

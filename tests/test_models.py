@@ -7,6 +7,7 @@ from apr_tutorial import model as model_module
 from apr_tutorial.apr import APR
 from apr_tutorial.attack import fgsm, pgd, random_noise
 from apr_tutorial.data import DataError, synthetic
+from apr_tutorial.defences import NoiseTraining, PGDTraining, PamaCF, SharpCF, VAT
 from apr_tutorial.evaluator import evaluate, recommend
 from apr_tutorial.model import BPRMF, RecommenderModel, fit
 
@@ -55,8 +56,10 @@ def test_the_base_can_not_be_made():
         RecommenderModel()
 
 
-@pytest.mark.parametrize("adversary", [None, APR(.3)])
-@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "rowwise-adagrad"])
+OPTIMIZERS, DEFENCES = ("adagrad", "sgd", "rowwise-adagrad"), (PGDTraining(.3), NoiseTraining(.3), PamaCF(.3), VAT(.3), SharpCF(.1, epochs_back=1))
+
+
+@pytest.mark.parametrize("optimizer, adversary", [(o, a) for a in (None, APR(.3)) for o in OPTIMIZERS] + [("adagrad", a) for a in DEFENCES])
 def test_without_xla_the_same_step_runs_uncompiled(monkeypatch, optimizer, adversary):
     data = synthetic(40, 80, activity=15, seed=1)
     start = np.random.default_rng(0).normal(0, .3, (120, 8))
@@ -79,6 +82,37 @@ def test_without_xla_the_same_step_runs_uncompiled(monkeypatch, optimizer, adver
         cached.cache_clear()
     np.testing.assert_allclose(plain.user_factors, compiled.user_factors, rtol=0, atol=2e-6)
     np.testing.assert_allclose(plain.item_factors, compiled.item_factors, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("adversary", [NoiseTraining(.3), PGDTraining(.3, steps=2), PamaCF(.3), VAT(.3), SharpCF(.1, epochs_back=2)])
+def test_with_an_item_bias_each_defence_trains_and_leaves_the_constant_alone(adversary):
+    data = synthetic(40, 80, activity=15, seed=1)
+    model = BPRMF(40, 80, 8, item_bias=True)
+    model.assign(*(np.random.default_rng(0).normal(0, .3, shape).astype("f4") for shape in ((40, 8), (80, 8), (80,))))
+    tables = []
+    real = model_module.unpack
+
+    def watched(t, *args):
+        tables.append(t.factors.numpy())
+        return real(t, *args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_module, "unpack", watched)
+        fit(model, data, epochs=3, batch_size=64, adversary=adversary, reg=.01, progress=False)
+    assert (tables[-1][:40, -1] == 1).all() and not tables[-1][-1].any()  # the users' constant, and the spare row
+    assert np.isfinite(tables[-1]).all()
+
+
+@pytest.mark.parametrize("kind, variants", [
+    (PGDTraining, [PGDTraining(.5), PGDTraining(.2, .7)]), (NoiseTraining, [NoiseTraining(), NoiseTraining(.2)]),
+    (VAT, [VAT(), VAT(.2, .7, .9)]), (PamaCF, [PamaCF(), PamaCF(.2, .7, .9)]), (SharpCF, [SharpCF(), SharpCF(.2)])])
+def test_a_defence_compiles_once(kind, variants):
+    data = synthetic(40, 80, activity=15, seed=1)
+    run = model_module.epoch_function("adagrad", kind, *model_module.whole_of(variants[0]).items())
+    traces = []
+    for seed, adversary in enumerate(variants):  # five epochs: SharpCF's past begins to count in the fourth
+        fit(BPRMF(40, 80, 8, seed=seed), data, epochs=5, batch_size=64, adversary=adversary, seed=seed, progress=False)
+        traces.append(run.run.experimental_get_tracing_count())
+    assert traces[0] == traces[1] >= 1
 
 
 def test_compiles_once_for_many_seeds_and_rates():
