@@ -175,13 +175,13 @@ def not_yet(**asked):
 @guarded
 def run(
     dataset: Dataset="auto", epochs: Count=100, adversarial_epochs: Count=100,
-    epsilon: Annotated[float, option("Budget of the adversary in training.")]=0.5, adv_reg: Annotated[float, option("Weight of the adversarial loss (lambda).")]=1.0,
+    epsilon: Annotated[float, option("Budget of the adversary in training.")]=0.5, adv_reg: Annotated[float, option("Weight of the adversarial loss (lambda); sharpcf keeps its own.")]=1.0,
     embedding_size: Count=64, learning_rate: float=0.05,
     optimizer: Annotated[str, option("adagrad, sgd or rowwise-adagrad.")]="adagrad",
     item_bias: Annotated[bool, option("Learn a bias for each item.", "--item-bias")]=False,
     reg: float=0.0, batch_size: Count=512, k: Lengths=None, seed: Seed=42, seeds: Annotated[int, option("Number of seeds: seed, seed + 1, …", min=1)]=1,
     attacks: Attacks="random,fgsm,pgd", attack_epsilons: Annotated[str, option("Budgets of the attacks.")]="0.5,1,2",
-    defences: Annotated[str, option("apr; more will come.")]="apr",
+    defences: Annotated[str, option("Some of apr, pgd, noise, pamacf, vat, sharpcf.")]="apr",
     select: Annotated[str, option("last: a schedule fixed beforehand.")]="last",
     control: Annotated[bool, option("Also train plain BPR for as many further epochs.", "--control/--no-control")]=True,
     checkpoint_every: Annotated[int|None, option("Epochs between checkpoints; default: at most one a minute.", min=1)]=None,
@@ -189,39 +189,44 @@ def run(
     quiet: Annotated[bool, option("No progress, no table.", "--quiet")]=False,
     out: Annotated[Path|None, option("Folder of the report.", show_default="runs/DATASET-N")]=None,
 ):
-    "Train BPR-MF, attack it, continue it with APR and as a control without, attack again; write report, plots, weights."
+    "Train BPR-MF, attack it, continue it with each defence and as a control without, attack again; write report, plots, weights."
     execute(dict(locals()))
 
 # %% ../nbs/90_cli.ipynb #b7db55ac
 def settings_from(options: dict, data):
     "`Settings`, attacks and defences out of the command's options."
-    from apr_tutorial.apr import APR
+    from apr_tutorial.defences import DEFENCES, defence_of
     from apr_tutorial.end_to_end import Settings, check_everything
     same = ("epochs", "adversarial_epochs", "embedding_size", "learning_rate", "optimizer", "item_bias", "reg", "batch_size", "control")
     settings = Settings(**{name: options[name] for name in same}, k=list_lengths(options["k"], data),
                         attack_epsilons=parse_list(options["attack_epsilons"], float, "--attack-epsilons"),
                         seeds=tuple(range(options["seed"], options["seed"] + options["seeds"])))
-    attacks, defences = pick(attack_table(), options["attacks"], "--attacks"), {"apr": APR(options["epsilon"], options["adv_reg"])}
+    attacks, chosen = pick(attack_table(), options["attacks"], "--attacks"), pick(DEFENCES, options["defences"], "--defences")
+    defences = {name: defence_of(name, options["epsilon"], None if name == "sharpcf" else options["adv_reg"]) for name in chosen}
     check_everything(data, settings, defences)
     return settings, attacks, defences
 
 # %% ../nbs/90_cli.ipynb #72f2b447
 def execute(options: dict):
     "`run`: load, train, attack, report."
-    not_yet(defences=(options["defences"], ["apr"]), select=(options["select"], ["last"]))
+    not_yet(select=(options["select"], ["last"]))
     os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, finished = out_folder(options["out"], data.name, options["resume"])
     if finished: return say(f"{folder}: the report is finished already; nothing to do")
-    with quiet_import(): from apr_tutorial.end_to_end import Runner, run_experiment, save_report
+    with quiet_import():
+        from apr_tutorial.comparison import COMPARISON_PLOTS, verdicts
+        from apr_tutorial.end_to_end import PLOTS, Runner, run_experiment, save_report
     settings, attacks, defences = settings_from(options, data)
     claim(folder, fresh=options["out"] is None and not options["resume"])
     Signals.watch()
     runner = Runner(folder/"checkpoints", options["checkpoint_every"], lambda: bool(Signals.received), not options["quiet"])
     report = run_experiment(data, settings, attacks, defences, runner)
     config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons), seeds=len(settings.seeds))
-    save_report(report, folder, config)
+    attacked = report.frame.attack.nunique() > 1
+    plots = PLOTS | (COMPARISON_PLOTS if len(defences) > 1 and attacked else {})
+    save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [])
     if not options["quiet"]: show(report, folder)
 
 # %% ../nbs/90_cli.ipynb #404de8c3

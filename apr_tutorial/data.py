@@ -366,7 +366,8 @@ def statistics(data: Interactions) -> pd.DataFrame:
     return pd.DataFrame({data.name: rows})
 
 # %% ../nbs/00_data.ipynb #5ae5c2cb
-COLOURS = {"bpr-mf": "#0072B2", "bpr-mf-continued": "#E69F00", "apr": "#009E73", "accent": "#D55E00"} # Okabe and Ito: safe for colour blindness
+COLOURS = {"bpr-mf": "#0072B2", "bpr-mf-continued": "#E69F00", "apr": "#009E73", "accent": "#D55E00", # Okabe and Ito: safe for colour blindness
+           "pgd": "#CC79A7", "noise": "#999999", "pamacf": "#56B4E9", "vat": "#B8A800", "sharpcf": "#8C510A"} # and some that read on black and white
 GREY = "#7f7f7f" # readable on white and on black
 
 def new_figure(columns: int = 1, width: float = 6.4, height: float = 3.6) -> tuple[plt.Figure, np.ndarray]:

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'train_models', 'timed', 'evaluations', 'tidy_rows', 'rows_of',
-           'Report', 'timings_of', 'check_everything', 'run_experiment', 'headline', 'decreases', 'plot_before_after',
-           'plot_sweep', 'plot_training', 'to_json', 'save_plot', 'save_report']
+           'Report', 'timings_of', 'check_everything', 'run_experiment', 'headline', 'decreases', 'extremes',
+           'plot_before_after', 'legend_beside', 'plot_sweep', 'plot_training', 'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
 import json, os, platform, statistics, time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # %% ../nbs/05_end_to_end.ipynb #70435bf0
@@ -105,6 +105,7 @@ class Report:
     timings: dict         # seconds
     models: dict          # name -> model, of the first seed
     resumed_from: str|None = None
+    users: Mapping = field(default_factory=dict) # (model, attack, epsilon, seed) -> [T] nDCG at the longest k of each user
     budget = "budget ε"   # what pictures call it
 
     def at(self, k: int, metric: str = "ndcg") -> pd.DataFrame:
@@ -140,20 +141,23 @@ def run_experiment(
 ) -> Report:
     "Train BPR-MF, the control and the defences for each seed; evaluate each clean and under each attack. Raises what `fit` raises."
     check_everything(data, settings, defences)
-    began, clock, rows, histories, first, resumed = time.perf_counter(), {}, [], {}, {}, None
+    began, clock, rows, users, histories, first, resumed = time.perf_counter(), {}, [], {}, {}, {}, None
     for seed in settings.seeds:
         for name, (model, history) in train_models(data, settings, defences, seed, runner).items():
-            rows += rows_of(model, data, settings, attacks, seed, clock)
+            for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock):
+                rows += tidy_rows(name, attack, epsilon, seed, metrics, settings)
+                users[name, attack, epsilon, seed] = metrics.values("ndcg", max(settings.k))
             histories.setdefault(name, []).append(history)
             first.setdefault(name, model)
             if runner.stop is not None and runner.stop(): raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
             if history.resumed_at: resumed = f"{name}, epoch {history.resumed_at}, seed {seed}"
     curves = pd.concat([h.frame.assign(model=n, seed=s) for n, hs in histories.items() for s, h in zip(settings.seeds, hs)], ignore_index=True)
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
-    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed)
+    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
-LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR"}
+LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR",
+          "pgd": "PGD training", "noise": "noise training", "pamacf": "PamaCF", "vat": "VAT", "sharpcf": "SharpCF"}
 METRICS = {"hr": "HR", "ndcg": "nDCG", "auc": "AUC"}
 
 def headline(report: Report) -> tuple[str, float, int]:
@@ -167,10 +171,17 @@ def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str =
     return {m: 1 - means[m, attack, epsilon]/(means[m, "none", 0.] or np.nan) for m in report.models}
 
 # %% ../nbs/05_end_to_end.ipynb #92895e6e
+def extremes(shares: dict) -> str:
+    "'BPR-MF 41%, APR 13%': all models, or where there are many the first, the lowest and the highest."
+    ranked = sorted(shares, key=shares.get)
+    shown = shares if len(shares) <= 4 else dict.fromkeys([next(iter(shares)), ranked[0], ranked[-1]])
+    return ", ".join(f"{LABELS.get(n, n)} {shares[n]:.0%}" for n in shown)
+
 def plot_before_after(report: Report) -> Figure:
     "HR, nDCG and AUC of each model, clean and under attack; bars are one standard deviation over seeds."
     attack, epsilon, k = headline(report)
-    figure, axes = new_figure(3, width=9, height=3.8)
+    many = len(report.models) > 4
+    figure, axes = new_figure(3, width=11 if many else 9, height=4.2 if many else 3.8)
     for ax, metric in zip(axes, METRICS):
         found = report.at(k, metric).set_index(["attack", "epsilon", "model"])
         for x, name in enumerate(report.models):
@@ -179,15 +190,21 @@ def plot_before_after(report: Report) -> Figure:
             ax.annotate("", (x, after["mean"]), (x, before["mean"]), arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=2))
             for point, face in ((before, colour), (after, "none")):
                 ax.errorbar(x, point["mean"], np.nan_to_num(point["sd"]), fmt="o", color=colour, markerfacecolor=face, markersize=8, capsize=4)
-        ax.set_xticks(range(len(report.models)), [LABELS.get(n, n).replace(", ", ",\n") for n in report.models], fontsize=8)
+        ax.set_xticks(range(len(report.models)), [LABELS.get(n, n).replace(", ", ",\n") for n in report.models], fontsize=8, rotation=60 if many else 0)
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(report.models) - .5))
         low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0
         ax.set_ylim(low, ax.dataLim.y1 + .06*(ax.dataLim.y1 - low))
-    lost = ", ".join(f"{LABELS.get(n, n)} {d:.0%}" for n, d in decreases(report, attack, epsilon, k).items())
+    lost = extremes(decreases(report, attack, epsilon, k))
     figure.suptitle(title_of(report.data, f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {lost}"), color=GREY, fontsize=10)
     return figure
 
 # %% ../nbs/05_end_to_end.ipynb #e930f92c
+def legend_beside(figure: Figure, axes: np.ndarray):
+    "A legend in the first panel, or beside all panels where there are many models."
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(labels) <= 4: return add_legend(axes[0])
+    figure.legend(handles, labels, loc="outside right center", labelcolor=GREY, frameon=False, fontsize=9)
+
 def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
     "The metric against the budget, a panel for each attack; bars are one standard deviation over seeds."
     k, attacks = max(report.settings.k), [a for a in report.frame.attack.unique() if a != "none"]
@@ -200,9 +217,9 @@ def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
         ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15))
         ax.set_title(attack, color=GREY, fontsize=10)
     axes[0].set_ylabel(f"{METRICS[metric]}@{k}")
-    add_legend(axes[0])
+    legend_beside(figure, axes)
     means, largest = found.set_index(["model", "attack", "epsilon"])["mean"], max(report.settings.attack_epsilons)
-    kept = ", ".join(f"{LABELS.get(m, m)} {means[m, attacks[-1], largest]/(means[m, 'none', 0.] or np.nan):.0%}" for m in report.models)
+    kept = extremes({m: means[m, attacks[-1], largest]/(means[m, "none", 0.] or np.nan) for m in report.models})
     figure.suptitle(title_of(report.data, f"Kept under {attacks[-1].upper()} at ε = {largest:g}: {kept}"), color=GREY, fontsize=10)
     return figure
 
@@ -217,7 +234,7 @@ def plot_training(report: Report) -> Figure:
             ax.plot(x, found["mean"], color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
             ax.fill_between(x, found["min"], found["max"], color=COLOURS.get(name, COLOURS["accent"]), alpha=.2, linewidth=0)
         ax.set(xlabel="epoch", ylabel=f"{label} (train)")
-    add_legend(axes[0])
+    legend_beside(figure, axes)
     figure.suptitle(title_of(report.data, "Training: BPR, then its continuations"), color=GREY, fontsize=11)
     return figure
 
@@ -242,11 +259,11 @@ def save_plot(figure: Figure, folder: Path, name: str):
     for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
     plt.close(figure)
 
-def save_report(report: Report, folder: Path, config: dict|None = None, **further) -> Path:
+def save_report(report: Report, folder: Path, config: dict|None = None, plots: Mapping[str, Callable] = PLOTS, **further) -> Path:
     "Write metrics.csv, the plots (png and svg), weights of the first seed, and last of all report.json with its `further` keys, each under its name only when whole."
     folder = Path(folder)
     write_safely(folder/"metrics.csv", lambda file: report.frame.to_csv(file, index=False))
-    for name, plot in PLOTS.items():
+    for name, plot in plots.items():
         if not len(report.curves) if name == "training" else report.frame.attack.nunique() == 1: continue # nothing was trained, or nothing attacked
         save_plot(plot(report), folder, name)
     for name in report.models.keys() & {"bpr-mf", *report.defences}:

@@ -14,7 +14,7 @@ import numpy as np
 
 # %% ../nbs/10_foreign_models.ipynb #10875e1b
 from .data import DataError, Interactions
-from .evaluator import norms
+from .audit import norms
 
 # %% ../nbs/10_foreign_models.ipynb #fbf84bee
 def ones_in(rows: np.ndarray) -> np.ndarray:
