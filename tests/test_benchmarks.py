@@ -82,7 +82,7 @@ def test_growth_is_set_beside_its_targets():
     base = dict(kind="BPR", optimizer="sgd", peak_mb=1024., pairs=1)
     found = [*(base | dict(part="rows", size=n, seconds=s) for n, s in ((10, 1.), (100, 1.5), (1000, 3.))),
              *(base | dict(part="pairs", size=n, seconds=s) for n, s in ((10, 1.), (100, 2.), (1000, 20.))),
-             dict(part="evaluation", kind="evaluation", optimizer="", ratio=1.1, beyond_mb=250.)]
+             *(dict(part="evaluation", kind="evaluation", optimizer="", users=n, items=n, size=n*n, ratio=r, beyond_mb=250.) for n, r in ((10, 9.), (20, 1.1)))]
     assert [(t["measured"], t["met"]) for t in scaling.targets(found)] == [(3, "no"), (10, "yes"), (1, "yes"), (1.1, "yes"), (250, "no")]
 
 

@@ -50,7 +50,7 @@ def test_outputs(finished, folder):
     names = {"epoch_seconds", "adversarial_epoch_seconds", "evaluate_seconds", "toplist_seconds", "attack_seconds", "total_seconds"}
     assert all(report["timings"][n] > 0 for n in names)
     rows = pd.DataFrame(report["results"])
-    assert list(rows) == ["model", "attack", "epsilon", "seed", "k", "hr", "ndcg", "auc", "coverage", "arp"]
+    assert list(rows) == ["model", "attack", "epsilon", "seed", "k", "hr", "ndcg", "auc", "coverage", "arp", "gini", "long_tail"]
     assert len(rows) == len(rows.drop_duplicates(["model", "attack", "epsilon", "seed", "k"])) == 3 * (1 + 3 * 2) * 2 * 2
     assert (rows[rows.attack == "none"].epsilon == 0).all()
     pd.testing.assert_frame_equal(rows, pd.read_csv(finished / "metrics.csv"), check_dtype=False)
@@ -229,7 +229,7 @@ BAD = {  # name: (files of the folder or the file, options, what the message say
     "huge": ({}, ["--embedding-size", "10000000000000"], "--embedding-size"),
     "out is a file": ({}, ["--out", __file__], "is a file"),
     "out below a file": ({}, ["--out", __file__ + "/below"], "in the way"),
-    "defence": ({}, ["--defences", "vat"], "not available yet"),
+    "defence": ({}, ["--defences", "apr,vaccine"], "--defences 'vaccine': expected some of apr"),
     "select": ({}, ["--select", "validation"], "not available yet"),
     "no such option": ({}, ["--adversary", "x"], "No such option"),
 }
@@ -252,6 +252,28 @@ def test_bad_input(name, folder, tmp_path):
     said = " ".join(done.output.replace("│", " ").split())
     assert message in said and "Traceback" not in said
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_several_defences_are_compared(folder, tmp_path, cli):
+    "A row, weights and verdicts for each; one defence more changes none of the others' numbers."
+    names = "apr,vat,sharpcf,noise"
+    runs = {}
+    for defences in (names, "apr"):
+        done = cli("run", "--dataset", folder, "--out", defences, "--k", "5,20", "--attacks", "pgd", "--seeds", 2, "--defences", defences, *QUICK)
+        assert done.returncode == 0, done.stderr
+        runs[defences] = json.loads((tmp_path / defences / "report.json").read_text())
+    rows, alone = (pd.DataFrame(runs[d]["results"]) for d in (names, "apr"))
+    assert list(rows.model.unique()) == ["bpr-mf", "bpr-mf-continued", *names.split(",")]
+    pd.testing.assert_frame_equal(rows[rows.model.isin(alone.model)].reset_index(drop=True), alone)
+    found = pd.DataFrame(runs[names]["comparisons"])
+    assert len(found) == 2*(4 + 3) and set(found.verdict) <= {"better", "worse", "no difference shown"}
+    assert ((found.low > 0) == (found.verdict == "better")).all() and (found.low <= found.difference).all() and (found.difference <= found.high).all()
+    mean = rows[rows.k == 20].groupby(["model", "attack", "epsilon"]).ndcg.mean()
+    one = found[(found.model == "vat") & (found.reference == "apr") & (found.attack == "pgd")].iloc[0]
+    assert one.difference == pytest.approx(mean["vat", "pgd", one.epsilon] - mean["apr", "pgd", one.epsilon], abs=1e-12)
+    here = {p.name for p in (tmp_path / names).iterdir()}
+    assert here >= {"tradeoff.png", "popularity_bias.svg", "weights-vat.npz", "weights-sharpcf.npz"}
+    assert "tradeoff.png" not in {p.name for p in (tmp_path / "apr").iterdir()}
 
 
 def test_exact_ids_and_timestamps_survive(tmp_path, cli):
