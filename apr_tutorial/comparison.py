@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['BIAS', 'COMPARISON_PLOTS', 'paired', 'verdicts', 'plot_tradeoff', 'legend_of_equal_discs', 'plot_popularity_bias']
 
-# %% ../nbs/08_comparison.ipynb #b45f6ca0
+# %% ../nbs/08_comparison.ipynb #5a6c26df
 from collections.abc import Mapping, Sequence
 
-# %% ../nbs/08_comparison.ipynb #c6357dc6
+# %% ../nbs/08_comparison.ipynb #184652c5
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-# %% ../nbs/08_comparison.ipynb #6f3d88d4
+# %% ../nbs/08_comparison.ipynb #800ee0dd
 from .data import COLOURS, GREY, DataError, add_legend, new_figure, title_of
 from .evaluator import interval
 from .end_to_end import LABELS, Report, headline
 
-# %% ../nbs/08_comparison.ipynb #b5913196
+# %% ../nbs/08_comparison.ipynb #aebf0820
 def paired(report: Report, model: str, reference: str, attack: str = "none", epsilon: float = 0.) -> dict:
     "nDCG@k of `model` minus that of `reference`: mean over seeds and users, 95 % bootstrap interval over users, spread over seeds, verdict."
     for name in (model, reference):
@@ -31,14 +31,14 @@ def paired(report: Report, model: str, reference: str, attack: str = "none", eps
     return dict(model=model, reference=reference, attack=attack, epsilon=float(epsilon), k=max(report.settings.k),
                 difference=float(differences.mean()), low=low, high=high, sd_over_seeds=spread, verdict=verdict)
 
-# %% ../nbs/08_comparison.ipynb #4ad3102b
+# %% ../nbs/08_comparison.ipynb #9e1663f9
 def verdicts(report: Report, references: Sequence[str] = ("bpr-mf-continued", "apr")) -> pd.DataFrame:
     "`paired` of each defence with each reference that the report holds, clean and under the attack of the pictures."
     attack, epsilon, _ = headline(report)
     pairs = [(m, r) for r in references if r in report.models for m in report.models if m in report.defences and m != r]
     return pd.DataFrame([paired(report, m, r, *which) for m, r in pairs for which in (("none", 0.), (attack, epsilon))])
 
-# %% ../nbs/08_comparison.ipynb #bf77b970
+# %% ../nbs/08_comparison.ipynb #0a555dd6
 def plot_tradeoff(report: Report) -> Figure:
     "Clean nDCG, nDCG under attack, and coverage@(smallest k) as area, for each model; bars are one standard deviation over seeds."
     (attack, epsilon, k), small = headline(report), min(report.settings.k)
@@ -53,7 +53,7 @@ def plot_tradeoff(report: Report) -> Figure:
     ax.plot(ends, ends, color=GREY, linestyle=":")
     ax.set(xlim=ends, ylim=(None, max(ax.dataLim.y1*1.08, ends[0])), xlabel=f"clean nDCG@{k}", ylabel=f"nDCG@{k} under {attack.upper()}, ε = {epsilon:g}")
     legend_of_equal_discs(ax)
-    best = ndcg.loc[attack, epsilon]["mean"].idxmax()
+    best = max(report.models, key=lambda name: ndcg.loc[attack, epsilon, name]["mean"])
     figure.suptitle(title_of(report.data, f"{LABELS.get(best, best)} keeps most under attack (area: coverage@{small})"), color=GREY, fontsize=10)
     return figure
 
@@ -62,7 +62,7 @@ def legend_of_equal_discs(ax):
     legend = ax.legend(labelcolor=GREY, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, .5))
     for disc in legend.legend_handles: disc.set_sizes([60])
 
-# %% ../nbs/08_comparison.ipynb #02e7fb86
+# %% ../nbs/08_comparison.ipynb #70463fdc
 BIAS = {"coverage": "coverage", "arp": "ARP", "gini": "Gini index", "long_tail": "long-tail share"}
 
 def plot_popularity_bias(report: Report) -> Figure:

@@ -178,10 +178,9 @@ def pack(model: RecommenderModel, optimizer: str) -> Tables:
     "Fresh tables from a model's factors."
     p, q, b = model.user_factors, model.item_factors, model.item_bias
     if b is not None: p, q = np.c_[p, np.ones(len(p))], np.c_[q, b]
-    (rows, width), rule = (len(p) + len(q) + 1, p.shape[1]), OPTIMIZERS[optimizer]
-    factors = tf.Variable(tf.zeros([rows, width]))
-    for first, part in ((0, p), (len(p), q)): factors[first:first + len(part)].assign(part.astype(np.float32, copy=False))
-    return Tables(factors, tf.Variable(tf.fill([rows, rule.width(width)], rule.start)))
+    parts = [p, q, np.zeros((1, p.shape[1]))]
+    factors, rule = tf.concat([tf.constant(part, tf.float32) for part in parts], axis=0), OPTIMIZERS[optimizer]
+    return Tables(tf.Variable(factors), tf.Variable(tf.fill([len(factors), rule.width(p.shape[1])], rule.start)))
 
 def unpack(tables: Tables, num_users: int, bias: bool) -> tuple:
     "User factors, item factors and item bias (or None) out of the tables."
