@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['THIRDS', 'LINES', 'AUDIT_PLOTS', 'in_order', 'audited_model', 'read_array', 'read_ids', 'norms', 'mean_lengths',
            'unit_length', 'agreement', 'overlap', 'rank_biased_overlap', 'thirds', 'estimate', 'share_kept', 'measured',
-           'who_loses', 'who_is_shown', 'half_budget', 'AuditReport', 'audit', 'findings', 'plot_audit', 'plot_groups',
-           'budgets', 'save_audit']
+           'who_loses', 'who_is_shown', 'half_budget', 'AuditReport', 'audit', 'findings', 'plot_audit', 'most_hit',
+           'plot_groups', 'budgets', 'save_audit']
 
 # %% ../nbs/09_audit.ipynb #5c8de39c
 import time
@@ -245,6 +245,11 @@ def plot_audit(report: AuditReport) -> Figure:
     return figure
 
 # %% ../nbs/09_audit.ipynb #eb539335
+def most_hit(rows: pd.DataFrame) -> str:
+    "Which third loses most, if its interval lies above those of the others."
+    worst = rows.loc[rows.lost.idxmax()]
+    return f"{worst.group} loses most" if worst.low > rows.drop(worst.name).high.max() else "no third clearly loses most"
+
 def plot_groups(report: AuditReport) -> Figure:
     "Who loses nDCG, by activity and by popularity, and whose places change; bars are 95 % bootstrap intervals over users."
     attack, epsilon, k = headline(report)
@@ -257,8 +262,8 @@ def plot_groups(report: AuditReport) -> Figure:
         ax.errorbar(rows.group, rows[column], [rows[column] - rows.low, rows.high - rows[column]], fmt="o", color=colour, capsize=4, markersize=7)
         ax.axhline(0, color=GREY, linewidth=.8)
         ax.set(xlabel=by, ylabel=label, xlim=(-.5, len(rows) - .5))
-    worst = [rows.group[rows.lost.idxmax()] for _, rows, column, _ in panels if column == "lost"]
-    figure.suptitle(title_of(report.data, f"{attack.upper()} at ε = {epsilon:g} costs users of {worst[0]} activity most, and those whose test item has {worst[1]} popularity"), color=GREY, fontsize=11)
+    found = "; ".join(f"by {by}, {most_hit(rows)}" for by, rows, column, _ in panels if column == "lost")
+    figure.suptitle(title_of(report.data, f"{attack.upper()} at ε = {epsilon:g}: {found}"), color=GREY, fontsize=11)
     return figure
 
 # %% ../nbs/09_audit.ipynb #27ff4ef6
