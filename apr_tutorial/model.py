@@ -177,10 +177,12 @@ class Tables(NamedTuple):
 def pack(model: RecommenderModel, optimizer: str) -> Tables:
     "Fresh tables from a model's factors."
     p, q, b = model.user_factors, model.item_factors, model.item_bias
-    if b is not None: p, q = np.c_[p, np.ones(len(p))], np.c_[q, b]
-    parts = [p, q, np.zeros((1, p.shape[1]))]
-    factors, rule = tf.concat([tf.constant(part, tf.float32) for part in parts], axis=0), OPTIMIZERS[optimizer]
-    return Tables(tf.Variable(factors), tf.Variable(tf.fill([len(factors), rule.width(p.shape[1])], rule.start)))
+    (users, d), rule = p.shape, OPTIMIZERS[optimizer]
+    factors = np.zeros((users + len(q) + 1, d + (b is not None)), np.float32)
+    factors[:users, :d], factors[users:-1, :d] = p, q
+    if b is not None: factors[:users, d], factors[users:-1, d] = 1, b
+    del p, q # where a model copies its tables for us, large ones have no room for the copies
+    return Tables(tf.Variable(factors), tf.Variable(tf.fill([len(factors), rule.width(factors.shape[1])], rule.start)))
 
 def unpack(tables: Tables, num_users: int, bias: bool) -> tuple:
     "User factors, item factors and item bias (or None) out of the tables."
@@ -520,10 +522,10 @@ class Trainer:
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)
         self.values, self.sample = values_of(adversary), sample_ids(data, generator(spec["seed"][0], 2**31))
 
-    def draw(self, epoch: int) -> np.ndarray:
-        return batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch))
+    def draw(self, epoch: int) -> tf.Tensor:
+        return tf.constant(batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch)))
 
-    def steps(self, ids: np.ndarray, count: int):
+    def steps(self, ids: tf.Tensor, count: int):
         self.run(self.tables, ids, tf.constant(count), self.hyper, self.values, moment_of(self.past, self.spec["seed"], self.epoch))
 
     def finish(self):
@@ -585,7 +587,7 @@ def fit(
 def compile_first(run: Trainer) -> float:
     "Compile the epoch by a call with no steps; the seconds that took."
     began, size = time.perf_counter(), run.spec["batch_size"]
-    with one_core(): run.steps(np.zeros((-(-len(run.data.pairs)//size), 3*size), np.int32), 0)
+    with one_core(): run.steps(tf.zeros([-(-len(run.data.pairs)//size), 3*size], tf.int32), 0)
     return time.perf_counter() - began
 
 def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool):
