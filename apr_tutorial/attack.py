@@ -30,7 +30,7 @@ class Perturbation:
     epsilon: float    # the largest Euclidean length of a row
 
     def __post_init__(self):
-        longest = max(np.linalg.norm(rows.astype(float), axis=1).max() for rows in (self.users, self.items))
+        longest = np.max([np.linalg.norm(rows.astype(float), axis=1).max() for rows in (self.users, self.items)]) # nan, unlike with max, stays nan
         if not longest <= self.epsilon*(1 + 1e-6): raise ValueError(f"a row has length {longest:.6g}, beyond epsilon {self.epsilon:.6g}")
 
 # %% ../nbs/03_attack.ipynb #be32e4a7
@@ -59,6 +59,7 @@ def loss_gradient(model: RecommenderModel, data: Interactions, triples: np.ndarr
     check_fits(model, data)
     factors = tf.convert_to_tensor(pack(model, "sgd").factors)
     total = _compiled(factors, table_rows(triples, data, 4096), tf.ones([factors.shape[1], 1])).numpy()
+    if not np.isfinite(total).all(): raise DataError(f"{model.name}: the gradient of its loss is not finite; its factors are too large.")
     d = model.user_factors.shape[1]
     return total[:data.num_users, :d], total[data.num_users:-1, :d]
 

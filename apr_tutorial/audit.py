@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 # %% ../nbs/09_audit.ipynb #b005bc6f
 import numpy as np
@@ -49,13 +51,14 @@ def audited_model(user_factors: np.ndarray, item_factors: np.ndarray, data: Inte
     for what, rows, own in (("user", p, data.num_users), ("item", q, data.num_items)):
         if len(rows) != own: raise DataError(f"{what}_factors: {len(rows)} rows; {data.name} has {own} {what}s{swapped}")
         if not rows.any(): raise DataError(f"{what}_factors: every row is zero; expected the factors of a trained model.")
+    if float(abs(p).max())*float(abs(q).max()) < 1e-30: raise DataError("user_factors, item_factors: their products are too small for float32; multiply both by a constant, which changes no ranking.")
     return Factors(p, q, b, "audited")
 
 # %% ../nbs/09_audit.ipynb #3213fce6
 def read_array(path: Path) -> np.ndarray:
     "The array of a `.npy` file, never unpickled. Raises `DataError`."
     try: array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error: raise DataError(f"{path}: not a readable .npy file of numbers ({error}).") from None
+    except (OSError, ValueError, EOFError, MemoryError, TokenError, BadZipFile) as error: raise DataError(f"{path}: not a readable .npy file of numbers ({error}).") from None
     if not isinstance(array, np.ndarray): raise DataError(f"{path}: is an .npz; expected a .npy file with one array, as numpy.save writes it.")
     return array
 
@@ -111,8 +114,8 @@ def thirds(values: np.ndarray, weights: np.ndarray|None = None) -> np.ndarray:
 # %% ../nbs/09_audit.ipynb #663f43bc
 def estimate(name: str, values: np.ndarray, seed: int) -> dict:
     "The mean over users under this name, and its 95 % bootstrap interval."
-    low, high = interval(values, seed)
-    return {name: float(values.mean()), "low": low, "high": high}
+    (low, high), mean = interval(values, seed), float(values.mean())
+    return {name: mean, "low": min(low, mean), "high": max(high, mean)}
 
 def share_kept(clean: np.ndarray, after: np.ndarray) -> np.ndarray:
     "[T] values whose mean is after.mean()/clean.mean(), and whose bootstrap interval is that of the ratio, linearised."

@@ -91,7 +91,7 @@ def parse_list(text: str, kind: type, option: str) -> tuple:
     from apr_tutorial.data import DataError
     try: values = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
     except ValueError: raise DataError(f"{option} '{text}': expected {'whole ' if kind is int else ''}numbers separated by commas.") from None
-    if not all(math.isfinite(v) and v >= 0 for v in values): raise DataError(f"{option} '{text}': expected finite numbers of at least 0.")
+    if not all(0 <= v < math.inf for v in values): raise DataError(f"{option} '{text}': expected finite numbers of at least 0.")
     return values
 
 def pick(table: dict, names: str, option: str) -> dict:
@@ -195,8 +195,11 @@ def run(
 # %% ../nbs/90_cli.ipynb #b7db55ac
 def settings_from(options: dict, data):
     "`Settings`, attacks and defences out of the command's options."
+    from apr_tutorial.data import DataError
     from apr_tutorial.defences import DEFENCES, defence_of
     from apr_tutorial.end_to_end import Settings, check_everything
+    for name in ("epsilon", "adv_reg"):
+        if not 0 <= options[name] < math.inf: raise DataError(f"{name} {options[name]}: expected a number of at least 0.")
     same = ("epochs", "adversarial_epochs", "embedding_size", "learning_rate", "optimizer", "item_bias", "reg", "batch_size", "control")
     settings = Settings(**{name: options[name] for name in same}, k=list_lengths(options["k"], data),
                         attack_epsilons=parse_list(options["attack_epsilons"], float, "--attack-epsilons"),
@@ -346,7 +349,7 @@ def execute_audit(options: dict):
     report = examine(data=data, **factors, **values)
     files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
     config = options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
-        attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) for name, path in files.items()})
+        attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
     save_audit(report, folder, config)
     if options["quiet"]: return
     show(report, folder, "report and plots")

@@ -156,7 +156,7 @@ def curve(metrics: Metrics, metric: str, up_to: int) -> np.ndarray:
 # %% ../nbs/02_evaluator.ipynb #d82c2717
 def interval(values: np.ndarray, seed: int = 0, level: float = .95, resamples: int = 2000) -> tuple[float, float]:
     "Percentile bootstrap interval of the mean over users; for a comparison pass the users' differences."
-    if np.ptp(values) == 0: return float(values[0]), float(values[0])
+    if np.ptp(values) == 0: return (float(values.mean()),)*2
     found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=level, method="percentile", batch=100, rng=generator(seed))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, reduce
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 # %% ../nbs/01_model.ipynb #7ee56425
@@ -445,7 +446,7 @@ def read_arrays(path: Path, *required: str) -> dict:
     try:
         file = np.load(path, allow_pickle=False)
         arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error: raise DataError(f"{path}: not a readable .npz file ({error}).") from None
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error) as error: raise DataError(f"{path}: not a readable .npz file ({error}).") from None
     missing = [k for k in required if k not in arrays]
     if missing: raise DataError(f"{path}: no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}.")
     return arrays
@@ -516,7 +517,7 @@ class Trainer:
         self.past = past_of(self.tables, adversary)
         if self.path and self.path.exists():
             fresh, (self.tables, past, self.epoch, self.rows) = self.tables, load_checkpoint(self.path, spec)
-            self.past.extend(past)
+            self.past = deque(past, maxlen=self.past.maxlen)
             if [t.shape for t in fresh] != [t.shape for t in self.tables]: raise DataError(f"{self.path}: its tables have other shapes than the model.")
         self.resumed_at, self.bias = self.epoch, model.item_bias is not None
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)

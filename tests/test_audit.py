@@ -174,6 +174,8 @@ BAD = {  # name: (options, what the message says)
     "a folder": (["--user-factors", ".", "--item-factors", "Q.npy"], "not a readable .npy"),
     "text": (["--user-factors", "ids.txt", "--item-factors", "Q.npy"], "not a readable .npy"),
     "pickled": (["--user-factors", "pickled.npy", "--item-factors", "Q.npy"], "not a readable .npy"),
+    "half an npz": (["--user-factors", "half.npz", "--item-factors", "Q.npy"], "not a readable .npy"),
+    "too small": (["--user-factors", "tiny.npy", "--item-factors", "Q.npy"], "too small for float32"),
     "npz": (["--user-factors", "W.npz", "--item-factors", "Q.npy"], "is an .npz"),
     "swapped": (["--user-factors", "Q.npy", "--item-factors", "P.npy"], "are the two tables swapped?"),
     "too few rows": (["--user-factors", "short.npy", "--item-factors", "Q.npy"], "user_factors: 39 rows"),
@@ -203,11 +205,12 @@ def files(log, tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     p, q = rng.standard_normal((40, 4)), rng.standard_normal((90, 4))
     broken = np.where(np.arange(40)[:, None] == 5, np.nan, p)
-    arrays = dict(P=p, Q=q, b=q[:, 0], short=p[:-1], wide=np.c_[q, q], nan=broken, zeros=0*p, huge=1e38*p, letters=np.full((40, 4), "x"), short_b=q[:-1, 0])
+    arrays = dict(P=p, Q=q, b=q[:, 0], short=p[:-1], wide=np.c_[q, q], nan=broken, zeros=0*p, huge=1e38*p, tiny=1e-32*p, letters=np.full((40, 4), "x"), short_b=q[:-1, 0])
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     np.save(folder / "pickled.npy", np.array([{}] * 40), allow_pickle=True)
     np.savez(folder / "W.npz", user_factors=p, item_factors=q)
+    (folder / "half.npz").write_bytes((folder / "W.npz").read_bytes()[:1000])
     users = sorted(f"u{n}" for n in range(40))
     for name, ids in dict(ids=users, unknown=["nobody", *users[1:]], twice=["u1", *users[1:]], short=users[:-1], items=[f"i{n}" for n in range(90)]).items():
         (folder / f"{name}.txt").write_text("\n".join(ids) + "\n")

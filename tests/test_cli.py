@@ -230,6 +230,8 @@ BAD = {  # name: (files of the folder or the file, options, what the message say
     "out is a file": ({}, ["--out", __file__], "is a file"),
     "out below a file": ({}, ["--out", __file__ + "/below"], "in the way"),
     "defence": ({}, ["--defences", "apr,vaccine"], "--defences 'vaccine': expected some of apr"),
+    "budget of nobody": ({}, ["--defences", "sharpcf", "--epsilon", "nan"], "epsilon nan"),
+    "endless k": ({}, ["--k", "1"*400], "expected 1 to"),
     "select": ({}, ["--select", "validation"], "not available yet"),
     "no such option": ({}, ["--adversary", "x"], "No such option"),
 }
