@@ -6,7 +6,7 @@
 __all__ = ['BIAS', 'COMPARISON_PLOTS', 'paired', 'verdicts', 'plot_tradeoff', 'legend_of_equal_discs', 'plot_popularity_bias']
 
 # %% ../nbs/08_comparison.ipynb #5a6c26df
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 # %% ../nbs/08_comparison.ipynb #184652c5
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../nbs/08_comparison.ipynb #800ee0dd
-from .data import COLOURS, GREY, DataError, add_legend, new_figure, title_of
+from .data import COLOURS, GREY, DataError, new_figure, title_of
 from .evaluator import interval
 from .end_to_end import LABELS, Report, headline
 
