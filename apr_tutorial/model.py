@@ -391,10 +391,14 @@ def table_rows(triples: np.ndarray, data: Interactions, batch_size: int, order: 
         rows[:, kind] = one_kind.reshape(count, batch_size)
     return rows.reshape(count, -1)
 
-def batch_ids(data: Interactions, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    "[batches, 3B] rows of the tables for one epoch: `epoch_triples`, cut into batches."
-    triples = draw_triples(data, rng)
-    return table_rows(triples, data, batch_size, rng.permutation(triples.shape[1]))
+def batch_ids(data: Interactions, batch_size: int, rng: np.random.Generator, order: Callable|None = None) -> np.ndarray:
+    "[batches, 3B] rows of the tables for one epoch: `epoch_triples`, or the training pairs `order(data, rng)`, cut into batches."
+    if order is None:
+        triples = draw_triples(data, rng)
+        return table_rows(triples, data, batch_size, rng.permutation(triples.shape[1]))
+    pairs = order(data, rng)
+    users = data.users[pairs]
+    return table_rows(np.stack([users, data.items[pairs], sample_negatives(data, users, rng)]), data, batch_size)
 
 def sample_ids(data: Interactions, rng: np.random.Generator, count: int = 10_000) -> np.ndarray:
     "[3n] rows of the tables for n = min(count, pairs) training pairs, chosen without replacement, each with a negative."
@@ -466,7 +470,7 @@ def load_checkpoint(path: Path, spec: dict) -> tuple[Tables, list[np.ndarray], i
         other = [k for k in old.keys() | spec.keys() if old.get(k) != spec.get(k)]
         if not 0 <= epoch == len(rows): raise ValueError(f"{epoch} epochs, {len(rows)} rows")
     except (ValueError, KeyError, TypeError, AttributeError) as error: raise DataError(f"{path}: is not a checkpoint of this program ({error}).") from None
-    words = {"data": "the training data differ", "start": "the model that it starts from differs"}
+    words = {"data": "the training data differ", "start": "the model that it starts from differs", "state": "the optimiser's state that it starts from differs"}
     if other: raise DataError(f"{path}: made under other settings: " + ", ".join(words.get(k) or f"{k} was {old.get(k)}, is {spec.get(k)}" for k in sorted(other)) + ".")
     return Tables(tf.Variable(arrays["factors"]), tf.Variable(arrays["state"])), list(arrays.get("past", ())), epoch, rows
 
@@ -493,8 +497,9 @@ def checksum(data: Interactions) -> int:
 def settings_of(model: RecommenderModel, data: Interactions, **settings) -> dict:
     "What a checkpoint must agree with: the settings, the data and the start, the last two as checksums."
     start = [a for a in (model.user_factors, model.item_factors, model.item_bias) if a is not None]
-    adversary = settings.pop("adversary")
-    return settings | {"adversary": repr(adversary), "data": checksum(data), "start": crc(start)}
+    adversary, order, state = (settings.pop(name) for name in ("adversary", "order", "state"))
+    return settings | {"adversary": repr(adversary), "data": checksum(data), "start": crc(start),
+                       "order": order and getattr(order, "__qualname__", repr(order)), "state": None if state is None else crc([state])}
 
 # %% ../nbs/01_model.ipynb #d11a8821
 def past_of(tables: Tables, adversary: Adversary|None) -> deque:
@@ -510,11 +515,13 @@ def moment_of(past: deque, seed: list[int], epoch: int) -> Moment:
 # %% ../nbs/01_model.ipynb #090eb43d
 class Trainer:
     "The state of one run of `fit`."
-    def __init__(self, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None, checkpoint: Path|None):
-        self.model, self.data, self.spec, self.path = model, data, spec, checkpoint and Path(checkpoint)
+    def __init__(self, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None, checkpoint: Path|None,
+                 order: Callable|None = None, state: np.ndarray|None = None):
+        self.model, self.data, self.spec, self.path, self.order = model, data, spec, checkpoint and Path(checkpoint), order
         self.run = epoch_function(spec["optimizer"], None if adversary is None else type(adversary), *whole_of(adversary).items())
         self.tables, self.epoch, self.rows, self.saved = pack(model, spec["optimizer"]), 0, [], time.monotonic()
         self.past = past_of(self.tables, adversary)
+        if state is not None: self.go_on_with(state)
         if self.path and self.path.exists():
             fresh, (self.tables, past, self.epoch, self.rows) = self.tables, load_checkpoint(self.path, spec)
             self.past = deque(past, maxlen=self.past.maxlen)
@@ -523,8 +530,12 @@ class Trainer:
         self.hyper = numbers(spec["learning_rate"], spec["reg"], self.tables.factors.shape[1], self.bias)
         self.values, self.sample = values_of(adversary), sample_ids(data, generator(spec["seed"][0], 2**31))
 
+    def go_on_with(self, state: np.ndarray):
+        if state.shape != self.tables.state.shape: raise DataError(f"state: shape {state.shape}, expected {tuple(self.tables.state.shape)} for {self.spec['optimizer']} and this model.")
+        self.tables.state.assign(state)
+
     def draw(self, epoch: int) -> tf.Tensor:
-        return tf.constant(batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch)))
+        return tf.constant(batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch), self.order))
 
     def steps(self, ids: tf.Tensor, count: int):
         self.run(self.tables, ids, tf.constant(count), self.hyper, self.values, moment_of(self.past, self.spec["seed"], self.epoch))
@@ -561,7 +572,7 @@ def one_epoch(run: Trainer, upcoming, monitor: Callable|None) -> dict:
 def fit(
     model: RecommenderModel,        # changed in place: its factors are the start, and then the result
     data: Interactions, epochs: int=100, learning_rate: float=0.05,
-    optimizer: str="adagrad",       # or 'sgd', 'rowwise-adagrad'; its state starts afresh
+    optimizer: str="adagrad",       # or 'sgd', 'rowwise-adagrad'; its state starts afresh, unless `state` is given
     batch_size: int=512, reg: float=0.,
     adversary: Adversary|None=None, # None: plain BPR; see chapter 04
     seed: int|tuple=42,             # of the batches: epoch e draws from (seed, e)
@@ -570,17 +581,20 @@ def fit(
     checkpoint_every: int|None=None, # so many epochs apart; None: at most once a minute
     stop: Callable|None=None,       # asked after each epoch; True saves a checkpoint and raises `Interrupted`
     progress: bool=True,
+    order: Callable|None=None,      # (data, rng) -> training pairs of an epoch in the order of their visits; None: all, at random
+    state: np.ndarray|None=None,    # optimiser's state to go on with, as `state` of a checkpoint holds it
+    until: Callable|None=None,      # rows of figures so far -> True where training shall end before its last epoch
 ) -> History:
     "Train by BPR, or with an adversary by adversarial BPR. Raises `DataError`, `TrainingDiverged`, `Interrupted`."
     check_settings(data, epochs, learning_rate, optimizer, batch_size, reg, adversary)
     check_fits(model, data)
     if type(model).assign is RecommenderModel.assign: model.assign(None, None) # says what is missing, before an hour of training
     seed = list(seed) if isinstance(seed, tuple) else [seed]
-    spec = settings_of(model, data, learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size, reg=reg, adversary=adversary, seed=seed)
-    run = Trainer(model, data, spec, adversary, checkpoint)
+    spec = settings_of(model, data, learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size, reg=reg, adversary=adversary, seed=seed, order=order, state=state)
+    run = Trainer(model, data, spec, adversary, checkpoint, order, state)
     if run.epoch > epochs: raise DataError(f"{checkpoint}: holds {run.epoch} epochs, {epochs} were asked for. Ask for at least as many, or start afresh.")
     compiling = compile_first(run) if run.epoch < epochs else 0.
-    loop(run, epochs, monitor, checkpoint_every, stop, progress)
+    loop(run, epochs, monitor, checkpoint_every, stop, progress, until or (lambda rows: False))
     run.finish()
     return History(pd.DataFrame(run.rows, columns=None if run.rows else ["epoch", "loss", "accuracy", "seconds"]), compiling, run.resumed_at)
 
@@ -591,18 +605,18 @@ def compile_first(run: Trainer) -> float:
     with one_core(): run.steps(tf.zeros([-(-len(run.data.pairs)//size), 3*size], tf.int32), 0)
     return time.perf_counter() - began
 
-def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool):
-    "Epochs up to `epochs`, each drawn while the one before it runs."
+def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool, until: Callable):
+    "Epochs up to `epochs`, or until `until` says so, each drawn while the one before it runs."
     with ThreadPoolExecutor(1) as pool, progress_bar(run.model.name, progress, total=epochs, initial=run.epoch) as bar:
-        upcoming = pool.submit(run.draw, run.epoch)
-        while run.epoch < epochs:
+        upcoming, done = pool.submit(run.draw, run.epoch), run.epoch == epochs or bool(run.rows and until(run.rows))
+        while not done:
             now, upcoming = upcoming, pool.submit(run.draw, run.epoch + 1) if run.epoch + 1 < epochs else None
             row = one_epoch(run, now, monitor)
             bar.set_postfix(loss=row["loss"], accuracy=row["accuracy"]); bar.update()
-            stopping = stop is not None and stop()
+            done, stopping = run.epoch == epochs or until(run.rows), stop is not None and stop()
             due = run.epoch % checkpoint_every == 0 if checkpoint_every else time.monotonic() - run.saved > 60
-            if due or stopping or run.epoch == epochs: run.save()
-            if stopping and run.epoch < epochs: raise Interrupted(f"stopped after epoch {run.epoch} of {epochs} of {run.model.name}")
+            if due or stopping or done: run.save()
+            if stopping and not done: raise Interrupted(f"stopped after epoch {run.epoch} of {epochs} of {run.model.name}")
 
 # %% ../nbs/01_model.ipynb #6f7b38e2
 def plot_history(history: History, data: Interactions, title: str = "Training") -> Figure:
