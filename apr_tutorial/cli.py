@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'app', 'Dataset', 'Count', 'Seed', 'Attacks', 'Lengths', 'FILES', 'quiet_import', 'say',
            'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths',
-           'out_folder', 'claim', 'option', 'not_yet', 'run', 'settings_from', 'execute', 'show', 'recommend',
-           'datasets', 'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
+           'out_folder', 'claim', 'option', 'run', 'settings_from', 'check_selection', 'selection_of', 'execute',
+           'show', 'show_selection', 'recommend', 'datasets', 'audit', 'check_files', 'factors_from', 'execute_audit',
+           'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, itertools, math, os, signal, sys, tempfile, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -163,13 +165,6 @@ Seed = Annotated[int, option("Seed of everything that is drawn.", min=0, max=2**
 Attacks = Annotated[str, option("Some of random, fgsm, pgd.")]
 Lengths = Annotated[str|None, option("List lengths.", show_default="10,50,100")]
 
-# %% ../nbs/90_cli.ipynb #689faddd
-def not_yet(**asked):
-    "Refuse what a later version will do, by name."
-    from apr_tutorial.data import DataError
-    for name, (value, allowed) in asked.items():
-        if value not in allowed: raise DataError(f"--{name} {value}: not available yet; this version knows {', '.join(allowed)}.")
-
 # %% ../nbs/90_cli.ipynb #d1b276bc
 @app.command()
 @guarded
@@ -182,7 +177,9 @@ def run(
     reg: float=0.0, batch_size: Count=512, k: Lengths=None, seed: Seed=42, seeds: Annotated[int, option("Number of seeds: seed, seed + 1, …", min=1)]=1,
     attacks: Attacks="random,fgsm,pgd", attack_epsilons: Annotated[str, option("Budgets of the attacks.")]="0.5,1,2",
     defences: Annotated[str, option("Some of apr, pgd, noise, pamacf, vat, sharpcf.")]="apr",
-    select: Annotated[str, option("last: a schedule fixed beforehand.")]="last",
+    select: Annotated[str, option("last: a schedule fixed beforehand. validation: each stage's epochs chosen on a held-out item of each user, by nDCG.")]="last",
+    patience: Annotated[int|None, option("With --select validation: end a search after so many epochs without a better one.", min=1)]=None,
+    refit: Annotated[bool, option("With --select validation: train anew on train and validation together.", "--refit/--no-refit")]=True,
     control: Annotated[bool, option("Also train plain BPR for as many further epochs.", "--control/--no-control")]=True,
     checkpoint_every: Annotated[int|None, option("Epochs between checkpoints; default: at most one a minute.", min=1)]=None,
     resume: Annotated[bool, option("Go on from the checkpoints in --out.", "--resume")]=False,
@@ -209,10 +206,25 @@ def settings_from(options: dict, data):
     check_everything(data, settings, defences)
     return settings, attacks, defences
 
+# %% ../nbs/90_cli.ipynb #0740dcf2
+def check_selection(options: dict):
+    "Refuse what goes with `--select validation` only."
+    from apr_tutorial.data import DataError
+    if options["select"] not in ("last", "validation"): raise DataError(f"--select '{options['select']}': expected last or validation. Nothing is ever selected on the test.")
+    if options["select"] == "last" and not (options["patience"] is None and options["refit"]): raise DataError("--patience and --no-refit go with --select validation.")
+
+def selection_of(options: dict, data) -> tuple:
+    "The data to run on, how to train (for `run_experiment`), and further plots, by the way in which epochs are chosen."
+    from apr_tutorial.end_to_end import train_models
+    from apr_tutorial.reproduction import Selection, plot_search, validation_items
+    if options["select"] == "last": return data, train_models, {}
+    held = validation_items(data, options["seed"])
+    return data if options["refit"] else held, Selection(options["patience"], options["refit"]), {"selection": plot_search}
+
 # %% ../nbs/90_cli.ipynb #72f2b447
 def execute(options: dict):
     "`run`: load, train, attack, report."
-    not_yet(select=(options["select"], ["last"]))
+    check_selection(options)
     os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
@@ -221,15 +233,17 @@ def execute(options: dict):
     with quiet_import():
         from apr_tutorial.comparison import COMPARISON_PLOTS, verdicts
         from apr_tutorial.end_to_end import PLOTS, Runner, run_experiment, save_report
+        from apr_tutorial.reproduction import chosen_epochs
     settings, attacks, defences = settings_from(options, data)
+    used, train, more_plots = selection_of(options, data)
     claim(folder, fresh=options["out"] is None and not options["resume"])
     Signals.watch()
     runner = Runner(folder/"checkpoints", options["checkpoint_every"], lambda: bool(Signals.received), not options["quiet"])
-    report = run_experiment(data, settings, attacks, defences, runner)
+    report = replace(run_experiment(used, settings, attacks, defences, runner, train), data=data)
     config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons), seeds=len(settings.seeds))
     attacked = report.frame.attack.nunique() > 1
-    plots = PLOTS | (COMPARISON_PLOTS if len(defences) > 1 and attacked else {})
-    save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [])
+    plots = PLOTS | more_plots | (COMPARISON_PLOTS if len(defences) > 1 and attacked else {})
+    save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [], selection=chosen_epochs(report).to_dict("records"))
     if not options["quiet"]: show(report, folder)
 
 # %% ../nbs/90_cli.ipynb #404de8c3
@@ -250,7 +264,14 @@ def show(report, folder: Path, holds: str = "report, plots and weights"):
             grid.add_row(*first, *map(number, rows), f"{1 - rows[1]['mean']/clean:.1%}" if attack != "none" and clean else "")
         grid.add_section()
     Console(width=None if sys.stdout.isatty() else 110).print(grid)
+    if report.search is not None: show_selection(report)
     print(f"{holds}: {folder}")
+
+def show_selection(report):
+    "A line for each model: the epochs that validation chose."
+    from apr_tutorial.reproduction import chosen_epochs
+    for name, rows in chosen_epochs(report).groupby("model", sort=False):
+        print(f"{name}: epoch {', '.join(map(str, rows.epoch))} of {', '.join(map(str, rows.epochs_tried))} tried, chosen on validation")
 
 # %% ../nbs/90_cli.ipynb #6dc06269
 @app.command()

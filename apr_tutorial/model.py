@@ -428,6 +428,7 @@ class History:
     frame: pd.DataFrame
     compile_seconds: float
     resumed_at: int = 0 # epochs that came from a checkpoint
+    search: pd.DataFrame|None = None # validation figures of each epoch tried, where the number of epochs was chosen: chapter 11
     epoch_seconds = property(lambda self: float(self.frame.seconds.median()) if len(self.frame) else float("nan"))
 
 # %% ../nbs/01_model.ipynb #2565c1d1
