@@ -47,7 +47,7 @@ class Plan:
 
 
 GRID = tuple((e, a) for e in (.001, .01, .1, 1.) for a in (.001, .01, .1, 1., 10.))
-PLANS = {"movielens-100k": Plan("movielens-100k", budgets=GRID, seeds=(1, 2, 3, 4, 5)),
+PLANS = {"movielens-100k": Plan("movielens-100k", budgets=GRID),
          "movielens-1m": Plan("movielens-1m", start=1000, epochs=1000, end=1500, budgets=((1., .1), (1., 1.), (.1, 10.)), validated=(.05,))}
 PUBLISHED = {"movielens-100k": "idiosyncratic-movielens-100k.csv", "movielens-1m": "idiosyncratic-movielens-1m.csv.gz"}
 
@@ -72,9 +72,11 @@ def short_of(plan: Plan) -> Plan:
 
 
 def chains(plan: Plan, folder: Path) -> list[Chain]:
-    "All chains, the long ones first."
-    return [Chain(plan, rate, seed, validating, folder) for rate in plan.rates for validating in (False, True)
-            if not validating or rate in plan.validated for seed in plan.seeds]
+    "All chains: the long ones on test first, then the others, seed by seed."
+    parts = [(rate, validating) for rate in plan.rates for validating in (False, True) if not validating or rate in plan.validated]
+    first, *others = ([(seed, *part) for seed in plan.seeds] for part in parts)
+    rest = sorted((chain for group in others for chain in group), key=lambda chain: chain[0])
+    return [Chain(plan, rate, seed, validating, folder) for seed, rate, validating in (*first, *rest)]
 
 
 def evaluations(plan: Plan) -> int:
@@ -199,11 +201,10 @@ def compare(rows: pd.DataFrame, theirs: pd.DataFrame, users: int) -> pd.DataFram
     """
     keys, out = [*SETTING, "epoch", "k"], []
     groups = as_published(rows).groupby(keys)
-    n = int(groups.seed.nunique().min())
     spread = groups.ndcg_sd.mean()
     for metric in METRICS:
-        ours = groups[metric].agg(ours="mean", sd="std").reset_index().merge(theirs[[*keys, metric]].rename(columns={metric: "published"}), on=keys)
-        reach = stats.t.ppf(.975, n - 1)*ours.sd*np.sqrt(1 + 1/n) if n > 1 else np.nan
+        ours = groups[metric].agg(ours="mean", sd="std", seeds="size").reset_index().merge(theirs[[*keys, metric]].rename(columns={metric: "published"}), on=keys)
+        reach = stats.t.ppf(.975, ours.seeds - 1)*ours.sd*np.sqrt(1 + 1/ours.seeds)  # nan where there is one seed
         error = (np.sqrt(ours.published*(1 - ours.published)/users) if metric == "hr" else
                  ours.merge(spread.reset_index(), on=keys).ndcg_sd/np.sqrt(users) if metric == "ndcg" else np.nan)
         out.append(ours.assign(metric=metric, difference=ours.ours/ours.published - 1, low=ours.ours - reach, high=ours.ours + reach, user_error=1.96*error))
@@ -314,7 +315,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", choices=PLANS, default="movielens-100k")
     parser.add_argument("--published", type=Path, help="folder with the study's result files (default: $APR_TUTORIAL_DATA/../published)")
-    parser.add_argument("--seeds", type=int, help="number of seeds (default: 5 on movielens-100k, 3 on movielens-1m)")
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: 3)")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core)")
     parser.add_argument("--quick", action="store_true", help="a trial of a few minutes; its numbers mean nothing")
     parser.add_argument("--state", type=Path, help="folder of unfinished work (default: runs/reproduce-DATASET)")
