@@ -97,7 +97,7 @@ def work(chain: Chain):
     "Train and evaluate a chain, as far as its files don't hold it already."
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from apr_tutorial.apr import APR
-    from apr_tutorial.model import BPRMF, copy_of, read_arrays
+    from apr_tutorial.model import BPRMF, copy_of, read_arrays, write_safely
 
     plan, data = chain.plan, data_of(chain)
     bpr = BPRMF(data.num_users, data.num_items, WIDTH, True, chain.seed)
@@ -109,18 +109,20 @@ def work(chain: Chain):
         for budget in plan.budgets:
             trained(chain, data, copy_of(model, "apr"), plan.start, plan.end, budget, APR(*budget), state)
     if plan.epochs > first:
-        trained(chain, data, bpr, 0, plan.epochs, (0., 0.))
+        more = chain.path(0., 0., "more.npz")  # the checkpoint at `start` stays: APR begins there
+        if not more.exists():
+            write_safely(more, lambda file: file.write(chain.path(0., 0., "npz").read_bytes()))
+        trained(chain, data, bpr, 0, plan.epochs, (0., 0.), checkpoint=more)
 
 
-def trained(chain: Chain, data, start, begin: int, end: int, budget: tuple[float, float], adversary=None, state=None):
+def trained(chain: Chain, data, start, begin: int, end: int, budget: tuple[float, float], adversary=None, state=None, checkpoint=None):
     "The model after `end` epochs, `begin` of them already in `start`; evaluated on the way."
     from apr_tutorial.model import copy_of, fit, write_safely
     from apr_tutorial.reproduction import UserByUser
 
-    table, checkpoint, order, seed = chain.path(*budget, "csv"), chain.path(*budget, "npz"), UserByUser(BUFFER), (chain.seed, begin)
+    table, checkpoint, order, seed = chain.path(*budget, "csv"), checkpoint or chain.path(*budget, "npz"), UserByUser(BUFFER), (chain.seed, begin)
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     done = max((row["epoch"] for row in rows), default=begin)
-    model = copy_of(start, start.name)
     for epoch in sorted({*range(max(done, begin) + chain.plan.every, end + 1, chain.plan.every), end}):
         model = copy_of(start, start.name)
         fit(model, data, epoch - begin, chain.rate, "adagrad", BATCH, adversary=adversary, seed=seed, checkpoint=checkpoint, checkpoint_every=10**9,
