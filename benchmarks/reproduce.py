@@ -11,10 +11,12 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from multiprocessing import connection, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,14 @@ def judged(chain: Chain, data, model, epoch: int, budget: tuple[float, float], k
     return rows
 
 
+def end_with_parent():
+    "In a process of the pool: end when the program that started it is gone, killed perhaps."
+    def watch():
+        connection.wait([parent_process().sentinel])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def epochs_in(path: Path) -> int:
     "How many evaluations a file holds."
     return pd.read_csv(path, usecols=["epoch"]).epoch.nunique() if path.exists() else 0
@@ -165,7 +175,7 @@ def run_all(plan: Plan, folder: Path, jobs: int) -> pd.DataFrame:
 
     todo, total = chains(plan, folder), evaluations(plan)
     count = lambda: sum(epochs_in(path) for path in folder.glob("*-seed*.csv"))
-    with ProcessPoolExecutor(jobs, CONTEXT) as pool, progress_bar(plan.dataset, total=total, unit="evaluation") as bar:
+    with ProcessPoolExecutor(jobs, CONTEXT, end_with_parent) as pool, progress_bar(plan.dataset, total=total, unit="evaluation") as bar:
         waiting, began, told = {pool.submit(work, chain) for chain in todo}, time.monotonic(), 0
         try:
             while waiting:
