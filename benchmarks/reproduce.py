@@ -30,8 +30,9 @@ EVERY = 25  # epochs between two evaluations, as published
 WIDTH, BATCH, BUFFER = 64, 512, 5120
 SETTING = ["learning_rate", "epsilon", "adv_reg"]
 COLUMNS = {"LearnRate": "learning_rate", "Epsilon": "epsilon", "Alpha": "adv_reg", "Epoch": "epoch", "Top-K": "k",
-           "Recall": "hr", "nDCG": "ndcg", "Coverage": "coverage", "ARP": "arp"}
+           "Recall": "hr", "nDCG": "ndcg", "Coverage": "coverage", "ARP": "arp", "PC_Pop": "hr_head", "PC_Tail": "hr_tail"}
 METRICS = ("hr", "ndcg", "coverage", "arp")
+HEAD = .2  # share of the items, the most popular ones, that the study calls the head
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,20 @@ def judged(chain: Chain, data, model, epoch: int, budget: tuple[float, float], k
         for k in KS:
             row = dict(part="validation" if chain.validating else "test", learning_rate=chain.rate, epsilon=budget[0], adv_reg=budget[1], seed=chain.seed,
                        epoch=epoch, tables=tables, k=k, hr=found.hr(k), ndcg=found.ndcg(k), ndcg_sd=float(found.values("ndcg", k).std(ddof=1)))
-            rows.append(row if chain.validating else row | dict(coverage=found.coverage(k), arp=found.arp(k)))
+            rows.append(row if chain.validating else row | dict(coverage=found.coverage(k), arp=found.arp(k), **by_group(found, data, k)))
     return rows
+
+
+def in_head(data) -> np.ndarray:
+    "[T] is the user's test item one of the most popular fifth?"
+    head = np.argsort(-data.popularity, kind="stable")[:int(HEAD*data.num_items)]
+    return np.isin(data.test_items, head)
+
+
+def by_group(found, data, k: int) -> dict:
+    "HR of the users whose test item is in the head, and of the others."
+    hits, head = found.values("hr", k), in_head(data)
+    return dict(hr_head=float(hits[head].mean()), hr_tail=float(hits[~head].mean()))
 
 
 def end_with_parent():
@@ -214,14 +227,23 @@ def compare(rows: pd.DataFrame, theirs: pd.DataFrame, users: int) -> pd.DataFram
     keys, out = [*SETTING, "epoch", "k"], []
     groups = as_published(rows).groupby(keys)
     spread = groups.ndcg_sd.mean()
-    for metric in METRICS:
+    for metric in (*METRICS, *[m for m in ("hr_head", "hr_tail") if m in rows]):
         ours = groups[metric].agg(ours="mean", sd="std", seeds="size").reset_index().merge(theirs[[*keys, metric]].rename(columns={metric: "published"}), on=keys)
         reach = stats.t.ppf(.975, ours.seeds - 1)*ours.sd*np.sqrt(1 + 1/ours.seeds)  # nan where there is one seed
         error = (np.sqrt(ours.published*(1 - ours.published)/users) if metric == "hr" else
                  ours.merge(spread.reset_index(), on=keys).ndcg_sd/np.sqrt(users) if metric == "ndcg" else np.nan)
         out.append(ours.assign(metric=metric, difference=ours.ours/ours.published - 1, low=ours.ours - reach, high=ours.ours + reach, user_error=1.96*error))
     found = pd.concat(out, ignore_index=True)
+    if "hr_head" in rows:
+        share, parts = head_items(theirs, users)/users, {m: found[found.metric == m].reset_index(drop=True) for m in ("hr", "hr_head", "hr_tail")}
+        mixed = share*parts["hr_head"].ours + (1 - share)*parts["hr_tail"].ours
+        found = pd.concat([found, parts["hr"].assign(metric="hr_mix", ours=mixed, difference=mixed/parts["hr"].published - 1, sd=np.nan, low=np.nan, high=np.nan)], ignore_index=True)
     return found.assign(outside=(found.published < found.low) | (found.published > found.high))
+
+
+def head_items(theirs: pd.DataFrame, users: int) -> float:
+    "How many of the study's test items are in the head, as HR = share × HR of the head + (1 - share) × HR of the tail tells."
+    return float((users*(theirs.hr - theirs.hr_tail)/(theirs.hr_head - theirs.hr_tail))[theirs.k == 100].median())
 
 
 def summary(table: pd.DataFrame) -> list[dict]:
@@ -273,15 +295,16 @@ def bias(rows: pd.DataFrame) -> list[dict]:
     return out
 
 
-def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Sequence[dict], header: str) -> str:
-    "The Markdown text."
+def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Sequence[dict], header: str, heads: tuple[float, int]) -> str:
+    "The Markdown text; `heads`: test items in the head, published and ours."
     outside = table[table.outside & table.metric.isin(["hr", "ndcg"])]
     shown = outside[[*SETTING, "epoch", "k", "metric", "published", "user_error", "ours", "low", "high", "difference"]]
     ways = [{c: ("–" if isinstance(v, float) and np.isnan(v) else f"{v:.4f}" if isinstance(v, float) and c not in SETTING + ["published epoch"] else v) for c, v in row.items()
              if not c.startswith(("coverage", "arp"))} for row in chosen]
     return (f"# Published and ours on {plan.dataset}\n\n{header}.\n\nFull ranking, ties against the model, k 50 and 100; ours: mean over seeds at the published epoch, "
             f"judged as published (APR with the last batch's perturbation in its tables). Outside: the published value lies where one more run of ours would lie with probability under .05.\n\n"
-            f"{markdown(summary(table))}\n## The epoch chosen on test, on validation, and the last\n\nHR and nDCG at 100 on test. 'test, as published' takes each run's best epoch on test, of the tables as the study left them; "
+            f"{markdown(summary(table))}\nTest items in the head (the most popular fifth): {heads[0]:.1f} by the published file (its HR, PC_Pop and PC_Tail tell), "
+            f"{heads[1]} here. Where these differ, the file comes from another split. hr_mix: our HR with their mix of head and tail.\n\n## The epoch chosen on test, on validation, and the last\n\nHR and nDCG at 100 on test. 'test, as published' takes each run's best epoch on test, of the tables as the study left them; "
             f"'test' the same of clean tables: both flatter, and neither is a result. 'validation' is chosen on held-out items, and trained on all pairs. ±: 95 % interval of the mean over seeds.\n\n{markdown(ways)}\n"
             f"## Coverage and popularity of APR against BPR, both chosen on validation\n\n{markdown(changes)}\n"
             f"## Rows of HR and nDCG outside our interval: {len(outside)} of {int(table.metric.isin(['hr', 'ndcg']).sum())}\n\n{markdown(shown.to_dict('records')) if len(shown) else 'None.'}\n")
@@ -347,7 +370,8 @@ def main():
     table, chosen, changes = compare(rows, theirs, users), selections(rows, theirs), bias(rows)
     header = circumstances(("tensorflow", "numpy"), seeds=" ".join(map(str, plan.seeds)))
     name = f"reproduce-{plan.dataset}"
-    write_results(args.out, name, rows.to_dict("records"), report(plan, table, chosen, changes, header), chart(plan, rows, theirs))
+    heads = head_items(theirs, users), int(in_head(load_dataset(plan.dataset)).sum())
+    write_results(args.out, name, rows.to_dict("records"), report(plan, table, chosen, changes, header, heads), chart(plan, rows, theirs))
 
 
 if __name__ == "__main__":
