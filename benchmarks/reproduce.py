@@ -157,16 +157,15 @@ def judged(chain: Chain, data, model, epoch: int, budget: tuple[float, float], k
     return rows
 
 
-def in_head(data) -> np.ndarray:
-    "[T] is the user's test item one of the most popular fifth?"
-    head = np.argsort(-data.popularity, kind="stable")[:int(HEAD*data.num_items)]
-    return np.isin(data.test_items, head)
+def groups_of(data) -> tuple[np.ndarray, np.ndarray]:
+    "[T] is the user's test item in the head, the most popular fifth? In the tail, another item with training interactions?"
+    head = np.isin(data.test_items, np.argsort(-data.popularity, kind="stable")[:int(HEAD*data.num_items)])
+    return head, ~head & (data.popularity[data.test_items] > 0)
 
 
 def by_group(found, data, k: int) -> dict:
-    "HR of the users whose test item is in the head, and of the others."
-    hits, head = found.values("hr", k), in_head(data)
-    return dict(hr_head=float(hits[head].mean()), hr_tail=float(hits[~head].mean()))
+    "HR of the users whose test item is in the head, and in the tail."
+    return {f"hr_{name}": float(found.values("hr", k)[group].mean()) for name, group in zip(("head", "tail"), groups_of(data))}
 
 
 def end_with_parent():
@@ -235,15 +234,15 @@ def compare(rows: pd.DataFrame, theirs: pd.DataFrame, users: int) -> pd.DataFram
         out.append(ours.assign(metric=metric, difference=ours.ours/ours.published - 1, low=ours.ours - reach, high=ours.ours + reach, user_error=1.96*error))
     found = pd.concat(out, ignore_index=True)
     if "hr_head" in rows:
-        share, parts = head_items(theirs, users)/users, {m: found[found.metric == m].reset_index(drop=True) for m in ("hr", "hr_head", "hr_tail")}
-        mixed = share*parts["hr_head"].ours + (1 - share)*parts["hr_tail"].ours
+        (head, tail), parts = test_groups(theirs, users)/users, {m: found[found.metric == m].reset_index(drop=True) for m in ("hr", "hr_head", "hr_tail")}
+        mixed = head*parts["hr_head"].ours + tail*parts["hr_tail"].ours
         found = pd.concat([found, parts["hr"].assign(metric="hr_mix", ours=mixed, difference=mixed/parts["hr"].published - 1, sd=np.nan, low=np.nan, high=np.nan)], ignore_index=True)
     return found.assign(outside=(found.published < found.low) | (found.published > found.high))
 
 
-def head_items(theirs: pd.DataFrame, users: int) -> float:
-    "How many of the study's test items are in the head, as HR = share × HR of the head + (1 - share) × HR of the tail tells."
-    return float((users*(theirs.hr - theirs.hr_tail)/(theirs.hr_head - theirs.hr_tail))[theirs.k == 100].median())
+def test_groups(theirs: pd.DataFrame, users: int) -> np.ndarray:
+    "How many of the study's test items are in the head, and in the tail: hits of all = items of the head × their HR + items of the tail × theirs."
+    return np.linalg.lstsq(theirs[["hr_head", "hr_tail"]].to_numpy(), users*theirs.hr.to_numpy(), rcond=None)[0]
 
 
 def summary(table: pd.DataFrame) -> list[dict]:
@@ -295,16 +294,16 @@ def bias(rows: pd.DataFrame) -> list[dict]:
     return out
 
 
-def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Sequence[dict], header: str, heads: tuple[float, int]) -> str:
-    "The Markdown text; `heads`: test items in the head, published and ours."
+def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Sequence[dict], header: str, counts: Sequence) -> str:
+    "The Markdown text; `counts`: test items of head and tail, published and ours."
     outside = table[table.outside & table.metric.isin(["hr", "ndcg"])]
     shown = outside[[*SETTING, "epoch", "k", "metric", "published", "user_error", "ours", "low", "high", "difference"]]
     ways = [{c: ("–" if isinstance(v, float) and np.isnan(v) else f"{v:.4f}" if isinstance(v, float) and c not in SETTING + ["published epoch"] else v) for c, v in row.items()
              if not c.startswith(("coverage", "arp"))} for row in chosen]
     return (f"# Published and ours on {plan.dataset}\n\n{header}.\n\nFull ranking, ties against the model, k 50 and 100; ours: mean over seeds at the published epoch, "
             f"judged as published (APR with the last batch's perturbation in its tables). Outside: the published value lies where one more run of ours would lie with probability under .05.\n\n"
-            f"{markdown(summary(table))}\nTest items in the head (the most popular fifth): {heads[0]:.1f} by the published file (its HR, PC_Pop and PC_Tail tell), "
-            f"{heads[1]} here. Where these differ, the file comes from another split. hr_mix: our HR with their mix of head and tail.\n\n## The epoch chosen on test, on validation, and the last\n\nHR and nDCG at 100 on test. 'test, as published' takes each run's best epoch on test, of the tables as the study left them; "
+            f"{markdown(summary(table))}\nTest items in the head (the most popular fifth) and in the tail: {counts[0][0]:.1f} and {counts[0][1]:.1f} by the published file (its HR, PC_Pop and PC_Tail tell), "
+            f"{counts[1][0]} and {counts[1][1]} here. Where these differ, the file comes from another split. hr_mix: our HR with their mix of head and tail.\n\n## The epoch chosen on test, on validation, and the last\n\nHR and nDCG at 100 on test. 'test, as published' takes each run's best epoch on test, of the tables as the study left them; "
             f"'test' the same of clean tables: both flatter, and neither is a result. 'validation' is chosen on held-out items, and trained on all pairs. ±: 95 % interval of the mean over seeds.\n\n{markdown(ways)}\n"
             f"## Coverage and popularity of APR against BPR, both chosen on validation\n\n{markdown(changes)}\n"
             f"## Rows of HR and nDCG outside our interval: {len(outside)} of {int(table.metric.isin(['hr', 'ndcg']).sum())}\n\n{markdown(shown.to_dict('records')) if len(shown) else 'None.'}\n")
@@ -370,8 +369,8 @@ def main():
     table, chosen, changes = compare(rows, theirs, users), selections(rows, theirs), bias(rows)
     header = circumstances(("tensorflow", "numpy"), seeds=" ".join(map(str, plan.seeds)))
     name = f"reproduce-{plan.dataset}"
-    heads = head_items(theirs, users), int(in_head(load_dataset(plan.dataset)).sum())
-    write_results(args.out, name, rows.to_dict("records"), report(plan, table, chosen, changes, header, heads), chart(plan, rows, theirs))
+    counts = test_groups(theirs, users), [int(group.sum()) for group in groups_of(load_dataset(plan.dataset))]
+    write_results(args.out, name, rows.to_dict("records"), report(plan, table, chosen, changes, header, counts), chart(plan, rows, theirs))
 
 
 if __name__ == "__main__":
