@@ -51,7 +51,7 @@ class Plan:
 
 GRID = tuple((e, a) for e in (.001, .01, .1, 1.) for a in (.001, .01, .1, 1., 10.))
 PLANS = {"movielens-100k": Plan("movielens-100k", budgets=GRID),
-         "movielens-1m": Plan("movielens-1m", start=1000, epochs=1000, end=1500, budgets=((1., .1), (1., 1.), (.1, 10.)), validated=(.05,))}
+         "movielens-1m": Plan("movielens-1m", start=1000, epochs=1000, end=1300, budgets=((1., .1), (1., 1.), (.1, 10.)), validated=(.05,))}
 PUBLISHED = {"movielens-100k": "idiosyncratic-movielens-100k.csv", "movielens-1m": "idiosyncratic-movielens-1m.csv.gz"}
 
 
@@ -187,6 +187,8 @@ def run_all(plan: Plan, folder: Path, jobs: int) -> pd.DataFrame:
 
     todo, total = chains(plan, folder), evaluations(plan)
     count = lambda: sum(epochs_in(path) for path in folder.glob("*-seed*.csv"))
+    if jobs == 0:
+        return read_all(folder)
     with ProcessPoolExecutor(jobs, CONTEXT, end_with_parent) as pool, progress_bar(plan.dataset, total=total, unit="evaluation") as bar:
         waiting, began, told = {pool.submit(work, chain) for chain in todo}, time.monotonic(), 0
         try:
@@ -201,7 +203,14 @@ def run_all(plan: Plan, folder: Path, jobs: int) -> pd.DataFrame:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return read_all(folder)
+
+
+def read_all(folder: Path) -> pd.DataFrame:
+    "The rows of all files."
     frames = [pd.read_csv(path) for path in sorted(folder.glob("*-seed*.csv"))]
+    if not frames:
+        sys.exit(f"{folder}: nothing there yet.")
     return pd.concat(frames, ignore_index=True).sort_values(["part", *SETTING, "seed", "epoch", "tables", "k"], ignore_index=True)
 
 
@@ -350,7 +359,7 @@ def main():
     parser.add_argument("--dataset", choices=PLANS, default="movielens-100k")
     parser.add_argument("--published", type=Path, help="folder with the study's result files (default: $APR_TUTORIAL_DATA/../published)")
     parser.add_argument("--seeds", type=int, help="number of seeds (default: 3)")
-    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core); 0: no training, results of what is there")
     parser.add_argument("--quick", action="store_true", help="a trial of a few minutes; its numbers mean nothing")
     parser.add_argument("--state", type=Path, help="folder of unfinished work (default: runs/reproduce-DATASET)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -362,15 +371,19 @@ def main():
         sys.exit(f"{folder/PUBLISHED[plan.dataset]}: not there. --published names the folder with the study's result files; see benchmarks/README.md.")
     state = args.state or Path("runs")/f"reproduce-{plan.dataset}{'-quick' if args.quick else ''}"
     from apr_tutorial.data import load_dataset
+    from apr_tutorial.model import write_safely
 
     theirs, users = published(folder/PUBLISHED[plan.dataset]), len(load_dataset(plan.dataset).test_users)
     same_protocol(state, plan)
     rows = run_all(plan, state, args.jobs)
     table, chosen, changes = compare(rows, theirs, users), selections(rows, theirs), bias(rows)
     header = circumstances(("tensorflow", "numpy"), seeds=" ".join(map(str, plan.seeds)))
-    name = f"reproduce-{plan.dataset}"
     counts = test_groups(theirs, users), [int(group.sum()) for group in groups_of(load_dataset(plan.dataset))]
-    write_results(args.out, name, rows.to_dict("records"), report(plan, table, chosen, changes, header, counts), chart(plan, rows, theirs))
+    groups = [dict(dataset=plan.dataset, file=file, **{"head": head, "tail": tail}) for file, (head, tail) in zip(("published", "ours"), counts)]
+    for name, further in (("compared", table), ("selected", chosen), ("bias", changes), ("groups", groups)):
+        write_safely(args.out/f"{name}-{plan.dataset}.csv", lambda file: pd.DataFrame(further).to_csv(file, index=False, float_format="%.6g"))
+    rows = rows.round(6)
+    write_results(args.out, f"reproduce-{plan.dataset}", rows.to_dict("records"), report(plan, table, chosen, changes, header, counts), chart(plan, rows, theirs))
 
 
 if __name__ == "__main__":
