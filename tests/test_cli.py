@@ -232,7 +232,11 @@ BAD = {  # name: (files of the folder or the file, options, what the message say
     "defence": ({}, ["--defences", "apr,vaccine"], "--defences 'vaccine': expected some of apr"),
     "budget of nobody": ({}, ["--defences", "sharpcf", "--epsilon", "nan"], "epsilon nan"),
     "endless k": ({}, ["--k", "1"*400], "expected 1 to"),
-    "select": ({}, ["--select", "validation"], "not available yet"),
+    "select on the test": ({}, ["--select", "test"], "--select 'test': expected last or validation"),
+    "patience without a search": ({}, ["--patience", "3"], "go with --select validation"),
+    "no refit without a search": ({}, ["--no-refit"], "go with --select validation"),
+    "no patience": ({}, ["--select", "validation", "--patience", "0"], "--patience"),
+    "nothing to hold out": ({"trainingset.tsv": "0\t1\t1\n1\t2\t1\n", "testset.tsv": "0\t2\t1\n"}, ["--k", "1", "--select", "validation"], "none can be held out"),
     "no such option": ({}, ["--adversary", "x"], "No such option"),
 }
 
@@ -246,7 +250,7 @@ def test_bad_input(name, folder, tmp_path):
         source.mkdir(exist_ok=True)
         (source / file).write_text(text)
     only = list(files)[0] if len(files) == 1 and list(files)[0].startswith("one") else ""
-    dataset = folder if options else source / only
+    dataset = source / only if files else folder
     from typer.testing import CliRunner
     from apr_tutorial.cli import app
     done = CliRunner().invoke(app, ["run", "--dataset", str(dataset), "--out", str(tmp_path / "out"), *options])
@@ -276,6 +280,26 @@ def test_several_defences_are_compared(folder, tmp_path, cli):
     here = {p.name for p in (tmp_path / names).iterdir()}
     assert here >= {"tradeoff.png", "popularity_bias.svg", "weights-vat.npz", "weights-sharpcf.npz"}
     assert "tradeoff.png" not in {p.name for p in (tmp_path / "apr").iterdir()}
+
+
+def test_epochs_chosen_on_validation(folder, tmp_path, cli):
+    "The run equals one with the chosen epochs fixed; the report says what was chosen; weights of a run without a refit can be used."
+    options = ["run", "--dataset", folder, "--k", "5", "--attacks", "pgd", "--no-control", *QUICK]
+    done = cli(*options, "--select", "validation", "--out", "chosen")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "chosen" / "report.json").read_text())
+    chosen = {row["model"]: row for row in report["selection"]}
+    assert {m: row["epochs_tried"] for m, row in chosen.items()} == {"bpr-mf": 3, "apr": 2} and report["config"]["select"] == "validation"
+    assert f"bpr-mf: epoch {chosen['bpr-mf']['epoch']} of 3 tried" in done.stdout and (tmp_path / "chosen" / "selection.svg").exists()
+    fixed = cli(*options, "--epochs", chosen["bpr-mf"]["epoch"], "--adversarial-epochs", chosen["apr"]["epoch"], "--out", "fixed")
+    assert fixed.returncode == 0, fixed.stderr
+    other = json.loads((tmp_path / "fixed" / "report.json").read_text())
+    assert other["results"] == report["results"] and other["selection"] == [] and not (tmp_path / "fixed" / "selection.svg").exists()
+    assert cli(*options, "--select", "validation", "--no-refit", "--patience", "1", "--out", "held").returncode == 0
+    held = json.loads((tmp_path / "held" / "report.json").read_text())
+    assert held["dataset"]["num_train"] == report["dataset"]["num_train"] and held["results"] != report["results"]
+    assert {row["model"]: row["validation_ndcg"] for row in held["selection"]}["bpr-mf"] <= chosen["bpr-mf"]["validation_ndcg"]
+    assert cli("recommend", "--weights", "held/weights-apr.npz", "--dataset", folder, "--k", "5", "--out", "recs.tsv").returncode == 0
 
 
 def test_exact_ids_and_timestamps_survive(tmp_path, cli):
