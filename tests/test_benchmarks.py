@@ -2,8 +2,11 @@
 import math
 import operator
 import os
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,7 @@ import pytest
 from conftest import ROOT, run
 
 sys.path.insert(0, str(ROOT))  # benchmarks is not installed
-from benchmarks import common, readings, reproduce, scaling, sensitivity, speed, time_to_quality  # noqa: E402
+from benchmarks import common, libraries, readings, reproduce, scaling, sensitivity, speed, time_to_quality  # noqa: E402
 
 
 def test_paired_ratio_compares_rounds():
@@ -156,7 +159,92 @@ def test_sensitivity_is_relative_to_the_control():
     assert found["validation_pgd of control"].tolist() == pytest.approx([1/3, 1/3])
 
 
-@pytest.mark.parametrize("module", ["speed", "scaling", "time_to_quality", "reproduce", "readings", "sensitivity"])
+@pytest.fixture(scope="module")
+def fixed():
+    "A model and data whose items are all in training or, unknown to it, in test: Cornac numbers no others."
+    from dataclasses import replace
+
+    from apr_tutorial.data import synthetic
+    from apr_tutorial.model import Factors
+
+    data, rng = synthetic(60, 250, activity=12), np.random.default_rng(0)
+    unknown = np.flatnonzero(data.popularity == 0)
+    assert 3 < len(unknown) < 40
+    data = replace(data, test_items=np.r_[unknown, data.test_items[len(unknown):]].astype(np.int32))
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    return Factors(draw(data.num_users, 8), draw(data.num_items, 8), draw(data.num_items)), data
+
+
+def ours(model, data):
+    from apr_tutorial.evaluator import evaluate
+
+    return libraries.judged_by_us(evaluate(model, data, k=libraries.KS, lists=False))
+
+
+def test_cornac_agrees_where_it_keeps_unknown_items(fixed):
+    pytest.importorskip("cornac")
+    model, data = fixed
+    kept = libraries.judged_by_cornac(libraries.to_cornac(model, data, exclude_unknowns=False), data, exclude_unknowns=False)
+    assert kept == pytest.approx(ours(model, data), abs=1e-9)
+
+
+def test_cornac_leaves_unknown_items_out(fixed):
+    pytest.importorskip("cornac")
+    model, data = fixed
+    dropped, expected = libraries.judged_by_cornac(libraries.to_cornac(model, data), data), libraries.cornac_would_say(model, data)
+    assert dropped == pytest.approx(expected, abs=1e-9)
+    assert abs(dropped["hr", 100] - ours(model, data)["hr", 100]) > 1e-3
+    known, smaller = libraries.known_only(model, data)
+    assert len(smaller.test_users) < len(data.test_users) and len(smaller) == len(data) and (smaller.popularity > 0).all()
+    taken = [data.num_items - int((data.popularity == 0).sum()), len(known.item_factors)]
+    assert taken == [smaller.num_items]*2
+
+
+def test_implicit_agrees_but_for_its_auc(fixed):
+    pytest.importorskip("implicit")
+    model, data = fixed
+    said, own = libraries.judged_by_implicit(libraries.to_implicit(model), data), ours(model, data)
+    assert said == pytest.approx(libraries.implicit_would_say(model, data), abs=1e-9)
+    assert {key: said[key] for key in own if key[1]} == pytest.approx({key: own[key] for key in own if key[1]}, abs=1e-9)
+    assert all(abs(said["auc", k] - own["auc", ""]) > 1e-3 for k in libraries.KS)
+
+
+def test_only_we_count_ties_against_the_model(fixed):
+    pytest.importorskip("cornac")
+    pytest.importorskip("implicit")
+    from apr_tutorial.model import Factors
+
+    model, data = fixed
+    constant = Factors(np.zeros((data.num_users, 1)), np.zeros((data.num_items, 1)))
+    assert (libraries.ties(model, data), libraries.ties(constant, data)) == (0, len(data.test_users))
+    assert set(ours(constant, data).values()) == {0.}
+    cornac, implicit = libraries.to_cornac(constant, data), libraries.to_implicit(constant)
+    first = [item in np.setdiff1d(np.arange(data.num_items), data.items_of(u))[:100] for u, item in zip(data.test_users, data.test_items)]
+    assert libraries.judged_by_implicit(implicit, data)["hr", 100] == pytest.approx(np.mean(first)) and any(first)
+    said = libraries.judged_by_cornac(cornac, data)
+    assert said["hr", 100] > 0 and said["auc", ""] == 0
+
+
+@pytest.mark.parametrize("kind", ["BPR", "WBPR", "implicit"])
+def test_libraries_models_survive_the_way_to_our_judge(fixed, kind):
+    pytest.importorskip("cornac")
+    pytest.importorskip("implicit")
+    _, data = libraries.known_only(*fixed)  # items without training would tie
+    model = libraries.implicit(data, 1, .05, 1) if kind == "implicit" else libraries.cornac(data, 1, .05, 1, kind)
+    rows = pd.DataFrame(libraries.judge("x", model, data, setting="", seed=1))
+    assert set(rows.judge) == {"ours", "own", "predicted own"}
+    own, predicted = (rows[rows.judge == who].set_index(["metric", "k"]).value for who in ("own", "predicted own"))
+    assert own.to_dict() == pytest.approx(predicted.to_dict(), abs=1e-9)
+
+
+def test_share_of_draws_that_are_passed_over(fixed):
+    _, data = fixed
+    known = np.flatnonzero(data.popularity)
+    share = lambda drawn: np.mean([np.isin(drawn, data.items_of(u)).mean() for u in data.users])
+    assert libraries.skipped(data) == pytest.approx((share(known), share(data.items)))
+
+
+@pytest.mark.parametrize("module", ["speed", "scaling", "time_to_quality", "libraries", "reproduce", "readings", "sensitivity"])
 def test_help(module):
     done = run(sys.executable, "-m", f"benchmarks.{module}", "--help")
     assert done.returncode == 0 and "--quick" in done.stdout
@@ -164,18 +252,55 @@ def test_help(module):
 
 @pytest.mark.long
 @pytest.mark.parametrize("command, name", [("speed --dataset movielens-500", "speed-movielens-500"), ("speed --dataset movielens-1m", "speed-movielens-1m"),
-                                           ("scaling", "scaling"), ("time_to_quality", "time_to_quality"), ("sensitivity --dataset movielens-500", "sensitivity-movielens-500")])
+                                           ("scaling", "scaling"), ("time_to_quality", "time_to_quality"), ("sensitivity --dataset movielens-500 --state state.csv", "sensitivity-movielens-500")])
 def test_trial(command, name, tmp_path):
     if "500" not in command and command != "scaling":
         pytest.importorskip("cornac")
         pytest.importorskip("implicit")
-    module, *options = command.split()
-    done = run(sys.executable, "-m", f"benchmarks.{module}", *options, "--quick", "--out", tmp_path)
+    module, *options = command.replace("state.csv", str(tmp_path / "state.csv")).split()
+    done = run(sys.executable, "-m", f"benchmarks.{module}", *options, "--quick", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.{ending}" for ending in ("csv", "md", "svg")]
-    frame = pd.read_csv(tmp_path / f"{name}.csv")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.{ending}" for ending in ("csv", "md", "svg")]
+    frame = pd.read_csv(tmp_path / "out" / f"{name}.csv")
     assert len(frame)
     if "seconds" in frame:
         assert (frame.seconds >= 0).all()
     if module == "speed":
         assert list(frame) == ["dataset", "contestant", "kind", "round", "turn", "seconds", "set_up_seconds", "extrapolated"]
+
+
+@pytest.mark.long
+def test_trial_of_libraries(tmp_path):
+    pytest.importorskip("cornac")
+    pytest.importorskip("implicit")
+    done = run(sys.executable, "-m", "benchmarks.libraries", "--dataset", "movielens-500", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"libraries-movielens-500.{ending}" for ending in ("csv", "md", "svg")]
+    frame = pd.read_csv(tmp_path / "libraries-movielens-500.csv")
+    assert list(frame) == ["contestant", "setting", "seed", "judge", "metric", "k", "value"] and frame.value.notna().all()
+    assert set(libraries.CONTESTANTS) | {libraries.CONSTANT} == set(frame.contestant)
+    assert libraries.farthest(frame, "Cornac") < .01 and libraries.farthest(frame, "implicit") < .01
+
+
+@pytest.mark.long
+def test_trial_of_a_study_that_is_killed(tmp_path):
+    "A reproduction that is killed goes on, and its table is that of one that was never disturbed."
+    if not (Path(os.environ.get("APR_TUTORIAL_DATA", "nowhere")) / "movielens-100k").is_dir():
+        pytest.skip("movielens-100k is not in APR_TUTORIAL_DATA")
+    columns = ["TotEpoch", *reproduce.COLUMNS]
+    rows = [[200, .05, eps, eps, epoch, k, .4, .1, 500, 200, .5, .1 + epoch/1e4] for eps in (0., 1.) for epoch in (5, 10, 15, 20) for k in (10, 50, 100)]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / reproduce.PUBLISHED["movielens-100k"], index=False)
+    call = lambda name: [sys.executable, "-m", "benchmarks.reproduce", "--quick", "--published", tmp_path, "--state", tmp_path / f"state-{name}", "--out", tmp_path / name]
+    broken = subprocess.Popen([str(c) for c in call("broken")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list((tmp_path / "state-broken").glob("*-seed*.csv")) and time.monotonic() < until:
+        time.sleep(.2)
+    broken.kill()
+    broken.wait()
+    for name in ("broken", "whole"):
+        done = run(*call(name))
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("reproduce", "compared", "selected", "bias", "groups"):
+        one, other = (pd.read_csv(tmp_path / run_name / f"{name}-movielens-100k.csv") for run_name in ("broken", "whole"))
+        pd.testing.assert_frame_equal(one, other)
+    assert (tmp_path / "broken" / "reproduce-movielens-100k.md").read_text() == (tmp_path / "whole" / "reproduce-movielens-100k.md").read_text()
