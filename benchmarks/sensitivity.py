@@ -76,6 +76,8 @@ def run_grid(grid: Grid, state: Path) -> pd.DataFrame:
                 rows.append(row)
                 write_safely(state, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
                 bar.update()
+    wanted = set(product(grid.sizes, grid.seeds, settings_of(grid)))
+    rows = [row for row in rows if (row["embedding_size"], row["seed"], (row["epsilon"], row["adv_reg"])) in wanted]
     return pd.DataFrame(rows).assign(dataset=grid.dataset).sort_values(KEYS, ignore_index=True)
 
 
