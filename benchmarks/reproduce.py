@@ -314,7 +314,7 @@ def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Seq
             f"{markdown(summary(table))}\nTest items in the head (the most popular fifth) and in the tail: {counts[0][0]:.1f} and {counts[0][1]:.1f} by the published file (its HR, PC_Pop and PC_Tail tell), "
             f"{counts[1][0]} and {counts[1][1]} here. Where these differ, the file comes from another split. hr_mix: our HR with their mix of head and tail.\n\n## The epoch chosen on test, on validation, and the last\n\nHR and nDCG at 100 on test. 'test, as published' takes each run's best epoch on test, of the tables as the study left them; "
             f"'test' the same of clean tables: both flatter, and neither is a result. 'validation' is chosen on held-out items, and trained on all pairs. ±: 95 % interval of the mean over seeds.\n\n{markdown(ways)}\n"
-            f"## Coverage and popularity of APR against BPR, both chosen on validation\n\n{markdown(changes)}\n"
+            f"## Coverage and popularity of APR against BPR, both chosen on validation\n\n{markdown(changes) if changes else 'None yet.'}\n"
             f"## Rows of HR and nDCG outside our interval: {len(outside)} of {int(table.metric.isin(['hr', 'ndcg']).sum())}\n\n{markdown(shown.to_dict('records')) if len(shown) else 'None.'}\n")
 
 
