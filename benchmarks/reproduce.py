@@ -241,7 +241,7 @@ def compare(rows: pd.DataFrame, theirs: pd.DataFrame, users: int) -> pd.DataFram
         reach = stats.t.ppf(.975, ours.seeds - 1)*ours.sd*np.sqrt(1 + 1/ours.seeds)  # nan where there is one seed
         error = (np.sqrt(ours.published*(1 - ours.published)/users) if metric == "hr" else
                  ours.merge(spread.reset_index(), on=keys).ndcg_sd/np.sqrt(users) if metric == "ndcg" else np.nan)
-        out.append(ours.assign(metric=metric, difference=ours.ours/ours.published - 1, low=ours.ours - reach, high=ours.ours + reach, user_error=1.96*error))
+        out.append(ours.assign(metric=metric, difference=ours.ours/ours.published.replace(0, np.nan) - 1, low=ours.ours - reach, high=ours.ours + reach, user_error=1.96*error))
     found = pd.concat(out, ignore_index=True)
     if "hr_head" in rows:
         (head, tail), parts = test_groups(theirs, users)/users, {m: found[found.metric == m].reset_index(drop=True) for m in ("hr", "hr_head", "hr_tail")}
