@@ -58,7 +58,7 @@ def left_over(model: RecommenderModel, data: Interactions, batch: np.ndarray, ep
     gradient = loss_gradient(model, data, np.stack([users, i - data.num_users, j - data.num_users]))
     return Perturbation(*(scale_rows(g, epsilon) for g in gradient), epsilon)
 
-# %% ../nbs/11_reproduction.ipynb #1ba13a88
+# %% ../nbs/11_reproduction.ipynb #78406d13
 def validation_items(data: Interactions, seed: int) -> Interactions:
     "`data` with a validation item held out for each user, unless that was done before. Raises `DataError` where nobody has one to spare."
     held = data if len(data.validation_users) else hold_out(data, seed)
@@ -73,7 +73,7 @@ def out_of_patience(rows: list[dict], patience: int|None) -> bool:
     "Has the best epoch been followed by `patience` that were no better?"
     return patience is not None and rows[-1]["epoch"] - best_epoch(rows) >= patience
 
-# %% ../nbs/11_reproduction.ipynb #c2c0ed59
+# %% ../nbs/11_reproduction.ipynb #3f1d448a
 @dataclass(frozen=True)
 class Selection:
     "Training for `run_experiment(train=…)` in which each stage's number of epochs is chosen on validation items, by nDCG at the longest k. Test items are never looked at."
@@ -104,7 +104,7 @@ class Selection:
         on_held = again(held_start, f"{name}-held", held)[0] if self.refit and name == "bpr-mf" else final
         return (final, replace(history, search=search[["epoch", "validation_ndcg"]])), on_held, final
 
-# %% ../nbs/11_reproduction.ipynb #e2cedfe7
+# %% ../nbs/11_reproduction.ipynb #47056853
 def chosen_epochs(report: Report) -> pd.DataFrame:
     "A row for each model and seed: the epoch that validation chose, how many were tried, and the nDCG there."
     if report.search is None: return pd.DataFrame(columns=["model", "seed", "epoch", "epochs_tried", "validation_ndcg"])
