@@ -58,7 +58,7 @@ def left_over(model: RecommenderModel, data: Interactions, batch: np.ndarray, ep
     gradient = loss_gradient(model, data, np.stack([users, i - data.num_users, j - data.num_users]))
     return Perturbation(*(scale_rows(g, epsilon) for g in gradient), epsilon)
 
-# %% ../nbs/11_reproduction.ipynb #78406d13
+# %% ../nbs/11_reproduction.ipynb #700ac595
 def validation_items(data: Interactions, seed: int) -> Interactions:
     "`data` with a validation item held out for each user, unless that was done before. Raises `DataError` where nobody has one to spare."
     held = data if len(data.validation_users) else hold_out(data, seed)
@@ -73,7 +73,7 @@ def out_of_patience(rows: list[dict], patience: int|None) -> bool:
     "Has the best epoch been followed by `patience` that were no better?"
     return patience is not None and rows[-1]["epoch"] - best_epoch(rows) >= patience
 
-# %% ../nbs/11_reproduction.ipynb #3f1d448a
+# %% ../nbs/11_reproduction.ipynb #33cc99e4
 @dataclass(frozen=True)
 class Selection:
     "Training for `run_experiment(train=…)` in which each stage's number of epochs is chosen on validation items, by nDCG at the longest k. Test items are never looked at."
@@ -104,7 +104,7 @@ class Selection:
         on_held = again(held_start, f"{name}-held", held)[0] if self.refit and name == "bpr-mf" else final
         return (final, replace(history, search=search[["epoch", "validation_ndcg"]])), on_held, final
 
-# %% ../nbs/11_reproduction.ipynb #47056853
+# %% ../nbs/11_reproduction.ipynb #0cb92228
 def chosen_epochs(report: Report) -> pd.DataFrame:
     "A row for each model and seed: the epoch that validation chose, how many were tried, and the nDCG there."
     if report.search is None: return pd.DataFrame(columns=["model", "seed", "epoch", "epochs_tried", "validation_ndcg"])
@@ -115,13 +115,13 @@ def chosen_epochs(report: Report) -> pd.DataFrame:
 def plot_search(report: Report) -> Figure:
     "nDCG on validation against the epochs of each stage, a line for each seed; a dot where the epoch was chosen."
     figure, axes = new_figure(len(report.models), width=1 + 2.6*len(report.models), height=3.2)
-    chosen = chosen_epochs(report)
+    chosen, values = chosen_epochs(report), report.search.validation_ndcg
     for ax, name in zip(axes, report.models):
         colour = COLOURS.get(name, COLOURS["accent"])
         for _, line in report.search[report.search.model == name].groupby("seed"): ax.plot(line.epoch, line.validation_ndcg, color=colour, alpha=.7)
         mine = chosen[chosen.model == name]
         ax.plot(mine.epoch, mine.validation_ndcg, "o", color=colour, markeredgecolor=GREY)
-        ax.set(xlabel="epoch", xlim=(0, None), ylim=(0, report.search.validation_ndcg.max()*1.1))
+        ax.set(xlabel="epoch", xlim=(0, None), ylim=(values.min() - .1*np.ptp(values), values.max() + .1*np.ptp(values)))
         ax.set_title(f"{LABELS.get(name, name)}: epoch {', '.join(map(str, mine.epoch))}", color=GREY, fontsize=9)
     axes[0].set_ylabel(f"nDCG@{max(report.settings.k)}, validation")
     figure.suptitle(title_of(report.data, "The epoch with the best validation nDCG"), color=GREY, fontsize=11)
