@@ -250,7 +250,7 @@ def test_bad_input(name, folder, tmp_path):
         source.mkdir(exist_ok=True)
         (source / file).write_text(text)
     only = list(files)[0] if len(files) == 1 and list(files)[0].startswith("one") else ""
-    dataset = source / only if files else folder
+    dataset = source / only if files or not options else folder
     from typer.testing import CliRunner
     from apr_tutorial.cli import app
     done = CliRunner().invoke(app, ["run", "--dataset", str(dataset), "--out", str(tmp_path / "out"), *options])
