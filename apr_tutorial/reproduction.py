@@ -7,21 +7,20 @@ __all__ = ['buffer_shuffle', 'UserByUser', 'left_over', 'validation_items', 'bes
            'chosen_epochs', 'plot_search']
 
 # %% ../nbs/11_reproduction.ipynb #51f2488a
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 # %% ../nbs/11_reproduction.ipynb #3ded2a22
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 # %% ../nbs/11_reproduction.ipynb #b26c77e4
 from .data import COLOURS, GREY, DataError, Interactions, hold_out, new_figure, title_of
 from .model import BPRMF, Adversary, RecommenderModel, copy_of
 from .evaluator import evaluate
 from .attack import Perturbation, loss_gradient, scale_rows
-from .end_to_end import LABELS, Report, Runner, Settings, continuations, legend_beside
+from .end_to_end import LABELS, Report, Runner, Settings, continuations
 
 # %% ../nbs/11_reproduction.ipynb #5ad2edf8
 def buffer_shuffle(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,8 +4,6 @@ BPR: the optimiser, the order of an epoch's visits, the item bias. APR: whether 
 last batch's perturbation is still in the tables when lists are written.
 """
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -14,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from .common import RESULTS, circumstances, markdown, write_results
-from .reproduce import BATCH, BUFFER, METRICS, PUBLISHED, SETTING, WIDTH, published
+from .reproduce import BATCH, BUFFER, METRICS, SETTING, WIDTH, published, published_file
 
 DATASET, KS, SEEDS, RATES, START = "movielens-100k", (50, 100), (1, 2), (.05, .01, .005), 100
 SETTINGS = ((.001, .01), (.1, 1.), (1., .01), (1., .1), (1., 1.))  # (epsilon, lambda)
@@ -93,9 +91,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a trial of a minute; its numbers mean nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
-    file = (args.published or Path(os.environ.get("APR_TUTORIAL_DATA", "data"))/".."/"published")/PUBLISHED[DATASET]
-    if not file.is_file():
-        sys.exit(f"{file}: not there. --published names the folder with the study's result files; see benchmarks/README.md.")
+    file = published_file(DATASET, args.published)
     from apr_tutorial.data import COLOURS, GREY, load_dataset, new_figure, progress_bar
 
     data, epochs, every = load_dataset(DATASET, progress=False), *((START, 50) if not args.quick else (3, 6))

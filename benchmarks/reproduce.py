@@ -336,7 +336,7 @@ def chart(plan: Plan, rows: pd.DataFrame, theirs: pd.DataFrame):
     shown = apr if len(apr) <= 4 else [s for s in apr if s[1:] in ((.1, 1.), (1., .1), (1., 1.), (1., 10.))]
     for ax, settings, letter in zip(axes, ([s for s in ours.loc[ours.epsilon == 0, SETTING].drop_duplicates().itertuples(index=False, name=None)], shown), ("BPR", "APR")):
         for setting, colour in zip(sorted(settings, reverse=True), COLOURS.values()):
-            own, other = (f[(f[SETTING] == setting).all(axis=1)].sort_values("epoch") for f in (ours, theirs))
+            own, other = (one_setting(f, setting).sort_values("epoch") for f in (ours, theirs))
             band = own.groupby("epoch").ndcg.agg(["mean", "min", "max"])
             name = f"rate {setting[0]:g}" if letter == "BPR" else f"ε {setting[1]:g}, λ {setting[2]:g}"
             ax.plot(band.index, band["mean"], color=colour, label=name)
@@ -350,12 +350,19 @@ def chart(plan: Plan, rows: pd.DataFrame, theirs: pd.DataFrame):
     return figure
 
 
-def same_protocol(folder: Path, plan: Plan):
+def published_file(dataset: str, folder: Path | None) -> Path:
+    "The study's file in `folder`, by default the one beside the data. Raises `SystemExit`."
+    file = (folder or Path(os.environ.get("APR_TUTORIAL_DATA", "data"))/".."/"published")/PUBLISHED[dataset]
+    if not file.is_file():
+        sys.exit(f"{file}: not there. --published names the folder with the study's result files; see benchmarks/README.md.")
+    return file
+
+
+def same_protocol(folder: Path, plan: Plan, data):
     "Refuse a folder whose files were made otherwise. Raises `SystemExit`."
-    from apr_tutorial.data import load_dataset
     from apr_tutorial.model import checksum, write_safely
 
-    protocol = dict(dataset=plan.dataset, start=plan.start, every=plan.every, embedding_size=WIDTH, batch_size=BATCH, buffer=BUFFER, train=checksum(load_dataset(plan.dataset)))
+    protocol = dict(dataset=plan.dataset, start=plan.start, every=plan.every, embedding_size=WIDTH, batch_size=BATCH, buffer=BUFFER, train=checksum(data))
     note = folder/"protocol.json"
     if note.exists() and json.loads(note.read_text()) != protocol:
         sys.exit(f"{folder}: holds trainings made otherwise ({note}). Remove it, or name another --state.")
@@ -374,20 +381,19 @@ def main():
     args = parser.parse_args()
     plan = PLANS[args.dataset] if args.seeds is None else replace(PLANS[args.dataset], seeds=tuple(range(1, args.seeds + 1)))
     plan = short_of(plan) if args.quick else plan
-    folder = args.published or Path(os.environ.get("APR_TUTORIAL_DATA", "data"))/".."/"published"
-    if not (folder/PUBLISHED[plan.dataset]).is_file():
-        sys.exit(f"{folder/PUBLISHED[plan.dataset]}: not there. --published names the folder with the study's result files; see benchmarks/README.md.")
+    file = published_file(plan.dataset, args.published)
     state = args.state or Path("runs")/f"reproduce-{plan.dataset}{'-quick' if args.quick else ''}"
     from apr_tutorial.data import load_dataset
     from apr_tutorial.model import write_safely
 
-    theirs, users = published(folder/PUBLISHED[plan.dataset]), len(load_dataset(plan.dataset).test_users)
-    same_protocol(state, plan)
+    data = load_dataset(plan.dataset)
+    theirs, users = published(file), len(data.test_users)
+    same_protocol(state, plan, data)
     rows = run_all(plan, state, args.jobs)
     table, chosen, changes = compare(rows, theirs, users), selections(rows, theirs), bias(rows)
     header = circumstances(("tensorflow", "numpy"), seeds=" ".join(map(str, plan.seeds)))
-    counts = test_groups(theirs, users), [int(group.sum()) for group in groups_of(load_dataset(plan.dataset))]
-    groups = [dict(dataset=plan.dataset, file=file, **{"head": head, "tail": tail}) for file, (head, tail) in zip(("published", "ours"), counts)]
+    counts = test_groups(theirs, users), [int(group.sum()) for group in groups_of(data)]
+    groups = [dict(dataset=plan.dataset, file=whose, head=head, tail=tail) for whose, (head, tail) in zip(("published", "ours"), counts)]
     for name, further in (("compared", table), ("selected", chosen), ("bias", changes), ("groups", groups)):
         write_safely(args.out/f"{name}-{plan.dataset}.csv", lambda file: pd.DataFrame(further).to_csv(file, index=False, float_format="%.6g"))
     rows = rows.round(6)
