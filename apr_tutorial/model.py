@@ -609,7 +609,8 @@ def compile_first(run: Trainer) -> float:
 def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool, until: Callable):
     "Epochs up to `epochs`, or until `until` says so, each drawn while the one before it runs."
     with ThreadPoolExecutor(1) as pool, progress_bar(run.model.name, progress, total=epochs, initial=run.epoch) as bar:
-        upcoming, done = pool.submit(run.draw, run.epoch), run.epoch == epochs or bool(run.rows and until(run.rows))
+        done = run.epoch == epochs or bool(run.rows and until(run.rows))
+        upcoming = None if done else pool.submit(run.draw, run.epoch)
         while not done:
             now, upcoming = upcoming, pool.submit(run.draw, run.epoch + 1) if run.epoch + 1 < epochs else None
             row = one_epoch(run, now, monitor)
