@@ -20,7 +20,7 @@ setup(
     url=ini["git_url"],
     project_urls={"Documentation": ini["doc_host"] + ini["doc_baseurl"]},
     packages=find_packages(include=[ini["lib_path"], ini["lib_path"] + ".*"]),
-    package_data={ini["lib_path"]: ["py.typed"]},
+    package_data={ini["lib_path"]: ["py.typed", "results/*.csv"]},
     install_requires=ini["requirements"].split(),
     extras_require={name: ini[name + "_requirements"].split() for name in ("dev", "bench")},
     entry_points={"console_scripts": ini["console_scripts"].split()},

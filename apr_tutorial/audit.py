@@ -22,7 +22,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../nbs/09_audit.ipynb #2df249b6
-from .data import COLOURS, GREY, DataError, Interactions, add_legend, new_figure, title_of
+from .charts import COLOURS, GREY, add_legend, new_figure, title_of
+from .data import DataError, Interactions
 from .model import Factors, RecommenderModel, check_factors
 from .evaluator import Metrics, interval
 from .attack import fgsm, pgd, random_noise

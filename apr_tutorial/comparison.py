@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../nbs/08_comparison.ipynb #800ee0dd
-from .data import COLOURS, GREY, DataError, new_figure, title_of
+from .charts import COLOURS, GREY, new_figure, title_of
+from .data import DataError
 from .evaluator import interval
 from .end_to_end import LABELS, Report, headline
 

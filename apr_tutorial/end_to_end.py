@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 # %% ../nbs/05_end_to_end.ipynb #b8ec9ff6
 from . import __version__
-from .data import COLOURS, GREY, Interactions, add_legend, new_figure, title_of
+from .charts import COLOURS, GREY, add_legend, new_figure, title_of
+from .data import Interactions
 from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel, check_settings, copy_of, fit, save_weights, write_safely
 from .evaluator import Metrics, check_k, positions, table, top_items
 from .attack import check_epsilon, fgsm, pgd, random_noise

@@ -34,7 +34,8 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 # %% ../nbs/01_model.ipynb #5cd410e8
-from .data import COLOURS, GREY, DataError, Interactions, draw_triples, generator, new_figure, progress_bar, sample_negatives, title_of
+from .charts import COLOURS, GREY, new_figure, title_of
+from .data import DataError, Interactions, draw_triples, generator, progress_bar, sample_negatives
 
 # %% ../nbs/01_model.ipynb #6dfe0c05
 class RecommenderModel(ABC):

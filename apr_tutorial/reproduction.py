@@ -16,7 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../nbs/11_reproduction.ipynb #b26c77e4
-from .data import COLOURS, GREY, DataError, Interactions, hold_out, new_figure, title_of
+from .charts import COLOURS, GREY, new_figure, title_of
+from .data import DataError, Interactions, hold_out
 from .model import BPRMF, Adversary, RecommenderModel, copy_of
 from .evaluator import evaluate
 from .attack import Perturbation, loss_gradient, scale_rows

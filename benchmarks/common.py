@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 SEED = 42
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "apr_tutorial/results"  # in the package, so that chapters find them wherever they run
 CONTEXT = get_context("spawn")
 LIBRARIES = ("tensorflow", "numpy", "cornac", "implicit")
 

@@ -416,7 +416,7 @@ nDCG@100 on validation items by our evaluator, seed {SEED}; the same rates for e
 
 def chart(frame: pd.DataFrame, plan: Plan):
     "nDCG@100 and AUC of each contestant, a mark for each seed and judge."
-    from apr_tutorial.data import COLOURS, GREY, add_legend, new_figure
+    from apr_tutorial.charts import COLOURS, GREY, add_legend, new_figure
 
     figure, axes = new_figure(2, width=10)
     names = list(CONTESTANTS)[::-1]

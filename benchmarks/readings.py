@@ -92,7 +92,8 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     file = published_file(DATASET, args.published)
-    from apr_tutorial.data import COLOURS, GREY, load_dataset, new_figure, progress_bar
+    from apr_tutorial.charts import COLOURS, GREY, new_figure
+    from apr_tutorial.data import load_dataset, progress_bar
 
     data, epochs, every = load_dataset(DATASET, progress=False), *((START, 50) if not args.quick else (3, 6))
     seeds, rates = (SEEDS, RATES) if not args.quick else (SEEDS[:1], RATES[:1])

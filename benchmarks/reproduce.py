@@ -328,7 +328,7 @@ def report(plan: Plan, table: pd.DataFrame, chosen: Sequence[dict], changes: Seq
 
 def chart(plan: Plan, rows: pd.DataFrame, theirs: pd.DataFrame):
     "nDCG@100 against the epoch: published and ours, BPR at each rate, and APR."
-    from apr_tutorial.data import COLOURS, GREY, add_legend, new_figure
+    from apr_tutorial.charts import COLOURS, GREY, add_legend, new_figure
 
     figure, axes = new_figure(2, width=10, height=4)
     ours, theirs = (f[f.k == 100] for f in (as_published(rows), theirs))

@@ -190,7 +190,7 @@ def report(found: list[dict], header: str, quick: bool) -> str:
 
 def chart(found: list[dict]):
     "Seconds against each of the sizes, both scales logarithmic."
-    from apr_tutorial.data import COLOURS, GREY, add_legend, new_figure
+    from apr_tutorial.charts import COLOURS, GREY, add_legend, new_figure
 
     figure, axes = new_figure(len(PARTS), width=11)
     colours = dict(zip([f"{kind} {optimizer}" for kind, optimizer in METHODS], COLOURS.values()))

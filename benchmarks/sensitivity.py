@@ -94,7 +94,7 @@ def chart(rows: pd.DataFrame, grid: Grid):
     "Heat maps for each embedding size: clean nDCG above, under PGD below, on validation."
     import matplotlib.pyplot as plt
 
-    from apr_tutorial.data import GREY
+    from apr_tutorial.charts import GREY
 
     found = means(rows[rows.epsilon > 0].pipe(lambda apr: pd.concat([rows[rows.epsilon == 0], apr])))
     figure, axes = plt.subplots(2, len(grid.sizes), figsize=(1 + 3.2*len(grid.sizes), 5), layout="constrained", squeeze=False)

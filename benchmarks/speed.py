@@ -79,7 +79,7 @@ def report(found: list[dict], dataset: str, header: str) -> str:
 
 def chart(found: list[dict], rows: list[dict], dataset: str):
     "Horizontal bars on a logarithmic scale; the lines go from the fastest to the slowest round."
-    from apr_tutorial.data import COLOURS, GREY, new_figure
+    from apr_tutorial.charts import COLOURS, GREY, new_figure
 
     frame = pd.DataFrame(rows).groupby("contestant").seconds
     least, most, unit = frame.min(), frame.max(), "s"

@@ -189,7 +189,7 @@ def report(table: list[dict], chosen: list[Setting], plan: Plan, header: str) ->
 
 def chart(rows: list[dict], table: list[dict], plan: Plan):
     "HR@K on test against seconds of training, a line for each seed."
-    from apr_tutorial.data import COLOURS, GREY, add_legend, new_figure
+    from apr_tutorial.charts import COLOURS, GREY, add_legend, new_figure
 
     figure, (ax,) = new_figure(width=7.5)
     for name, colour in zip(NAMES, (COLOURS["bpr-mf"], COLOURS["bpr-mf-continued"])):

@@ -60,8 +60,10 @@ def test_sidebar_lists_the_notebooks():
     def pages(contents):
         return [p for c in contents for p in ([c] if isinstance(c, str) else pages(c["contents"]))]
 
-    listed = pages(yaml.safe_load(text("_quarto.yml"))["website"]["sidebar"]["contents"])
-    assert listed == ["index.ipynb", *sorted(p.name for p in NOTEBOOKS if p.stem != "index")]
+    contents = yaml.safe_load(text("_quarto.yml"))["website"]["sidebar"]["contents"]
+    assert contents[0] == "index.ipynb" and sorted(pages(contents)) == [p.name for p in NOTEBOOKS]
+    for section in contents[1:]:
+        assert section["contents"] == sorted(section["contents"]), section["section"]
 
 
 @each_notebook
