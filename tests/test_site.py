@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pypandoc
 import pytest
+import yaml
 from conftest import ROOT, run
 
 PROCESS = "from nbdev.quarto import refresh_quarto_yml as r; from nbdev.serve import proc_nbs as p; r(); p(force=True, n_workers=0)"
 # Quarto's cross-references; they resolve within a page only.
+OPTIONS = {"code-fold", "code-summary", "echo", "eval", "fig-alt", "fig-cap", "label", "output", "tbl-cap"}
 LABEL = re.compile(r"(fig|tbl|eq|sec|lst|thm|lem|cor|prp|cnj|def|exm|exr|sol|rem)-")
 
 
@@ -31,11 +33,12 @@ def nodes(tree):
 
 
 class Page:
-    "One processed notebook: its Markdown as pandoc reads it, and its figures."
+    "One processed notebook, or a plain page: its Markdown as pandoc reads it, what its cells show included, and its figures."
 
     def __init__(self, path):
-        self.name, self.cells = path.name, json.loads(path.read_text(encoding="utf-8"))["cells"]
-        self.source = "\n\n".join(self.cell(c) for c in self.cells)
+        self.name, text = path.name, path.read_text(encoding="utf-8")
+        self.cells = json.loads(text)["cells"] if path.suffix == ".ipynb" else []
+        self.source = "\n\n".join(self.cell(c) for c in self.cells) or text
         pandoc = subprocess.run([pypandoc.get_pandoc_path(), "-f", "markdown", "-t", "json"], input=self.source, capture_output=True, text=True, check=True)
         self.warnings = pandoc.stderr
         self.nodes = list(nodes(json.loads(pandoc.stdout)))
@@ -47,7 +50,10 @@ class Page:
     @staticmethod
     def cell(cell):
         source = "".join(cell["source"])
-        return f"~~~~~~python\n{source}\n~~~~~~" if cell["cell_type"] == "code" else source
+        if cell["cell_type"] != "code":
+            return source
+        shown = ["".join(o["data"]["text/markdown"]) for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})]
+        return "\n\n".join([f"~~~~~~python\n{source}\n~~~~~~", *shown])
 
     def of(self, kind):
         return [n["c"] for n in self.nodes if n.get("t") == kind]
@@ -62,7 +68,7 @@ def ids(node):
 
 def problems(folder):
     "Everything that a reader of the pages in `folder` would stumble on."
-    pages = [Page(path) for path in sorted(folder.glob("*.ipynb"))]
+    pages = [Page(path) for path in sorted([*folder.glob("*.ipynb"), *folder.glob("*.qmd")])]
     by_name = {name: page for page in pages for name in (page.name, page.html)}
     keys = set(re.findall(r"^@\w+\{([^,\s]+),", (folder / "references.bib").read_text(encoding="utf-8"), re.M))
     for page in pages:
@@ -74,6 +80,11 @@ def problems(folder):
                 yield f"{page.name}: @{citation} is not in references.bib"
         if any(":::" in s for s in page.of("Str")) or "unclosed" in page.warnings:
             yield f"{page.name}: a stray ::: {page.warnings}"
+        level = 1  # of the title
+        for heading in page.of("Header"):
+            if not 2 <= heading[0] <= level + 1:
+                yield f"{page.name}: a heading of level {heading[0]} after one of level {level}: {heading[1][0]}"
+            level = heading[0]
         for target in (link[2][0] for link in page.of("Link")):
             file, _, anchor = target.partition("#")
             if re.match(r"\w+:|//", target):
@@ -90,8 +101,17 @@ def problems(folder):
                 yield f"{page.name}: missing picture {target[0]}"
         for cell in page.cells:
             pictures = [o for o in cell.get("outputs", []) if any(k.startswith("image/") for k in o.get("data", {}))]
-            if pictures and not re.search(r"^#\| *fig-alt: *\S", "".join(cell["source"]), re.M):
-                yield f"{page.name}: figure without alt text:\n{''.join(cell['source'])}"
+            source = "".join(cell["source"])
+            for option in ("fig-alt", "fig-cap"):
+                if pictures and not re.search(rf"^#\| *{option}: *\S", source, re.M):
+                    yield f"{page.name}: figure without {option}:\n{source}"
+            # Options count only at the top of a code cell; anywhere else a reader would see them.
+            rest = source if cell["cell_type"] == "markdown" else re.sub(r"\A(#\|.*\n?)+", "", source) if cell["cell_type"] == "code" else ""
+            if stray := re.search(r"^#\|.*", rest, re.M):
+                yield f"{page.name}: a stray directive: {stray[0]}"
+            for option in re.findall(r"^#\| *([\w-]+)", source, re.M):
+                if cell["cell_type"] == "code" and option not in OPTIONS:
+                    yield f"{page.name}: neither nbdev nor Quarto knows #| {option}"
 
 
 def lost(folder):
@@ -117,7 +137,8 @@ def test_defects_are_found(tree):
     planted = {
         "unknown citation": "[@nobody1999nothing]", "unknown label": "@fig-nowhere", "unclosed": "::: {.callout-note}\nleft open",
         "unopened": "closed\n\n:::\n", "dead link": "[there](06_nowhere.ipynb)", "dead anchor": "[here](#nowhere)",
-        "no alt": "![](https://example.org/picture.png)", "missing picture": "![a picture](nowhere.png)"}
+        "no alt": "![](https://example.org/picture.png)", "missing picture": "![a picture](nowhere.png)",
+        "skipped level": "## Part\n\n#### Far below", "second title": "# Another title", "loose directive": "text\n\n#| echo: false"}
     for name in [p.name for p in (tree / "nbs").glob("*.ipynb")]:
         (tree / "nbs" / name).unlink()
 
@@ -134,8 +155,20 @@ def test_defects_are_found(tree):
     figure = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "", "text/plain": "<Figure>"}}
     page("30_figure.ipynb", good, {"cell_type": "code", "id": "x", "metadata": {}, "execution_count": None, "source": "plot()", "outputs": [figure]})
     page("31_lost.ipynb", good + "\n\nA sentence.")
+    code = lambda source, *outputs: {"cell_type": "code", "id": "x", "metadata": {}, "execution_count": None, "source": source, "outputs": list(outputs)}
+    page("32_late_directive.ipynb", good, code("a = 1\n#| echo: false"))
+    page("33_unknown_directive.ipynb", good, code("#| fig-caption: A typo\na = 1"))
+    page("34_shown.ipynb", good, code("show()", {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": "[there](nowhere.ipynb)"}}))
+    (tree / "nbs/404.qmd").write_text("[home](nowhere.ipynb)", encoding="utf-8")
     found = {problem.split(":")[0] for problem in [*problems(processed(tree)), *lost(tree / "nbs")]}
-    assert found == {p.name for p in (tree / "nbs").glob("*.ipynb")} - {"00_fine.ipynb"}
+    assert found == {p.name for p in (tree / "nbs").glob("*.ipynb")} - {"00_fine.ipynb"} | {"404.qmd"}
+
+
+def test_navigation_leads_somewhere():
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    links = [item["href"] for side in site["navbar"].values() for item in side] + re.findall(r"\]\(([^)]+)\)", " ".join(site["page-footer"].values()))
+    local = [link.partition("#")[0] for link in links if "://" not in link] + [site["favicon"], site["open-graph"]["image"], site["twitter-card"]["image"]]
+    assert len(local) > 6 and not [name for name in local if not (ROOT / "nbs" / name).is_file()]
 
 
 def test_rendered_site(tree):
