@@ -41,9 +41,9 @@ def test_places_give_the_ndcg_back():
 
 
 def test_summary_says_what_is_lost_and_to_whom():
-    apr, control = comparison.summary(report_of([0, 2, np.nan], control=[2, 6, np.nan]))  # nDCG 1, 1/2, 0 and 1/2, 1/3, 0
+    apr, control = comparison.summary(report_of([0, 6, np.nan], control=[2, 6, np.nan]))  # nDCG 1, 1/3, 0 and 1/2, 1/3, 0
     assert (apr["model"], control["model"]) == ("APR", "BPR-MF, continued")
-    assert apr["clean"] == 1 and apr["attacked"] == pytest.approx(.5) and apr["lost"] == pytest.approx(.5)
+    assert apr["clean"] == 1 and apr["attacked"] == pytest.approx(4/9) and apr["lost"] == pytest.approx(5/9)
     assert apr["against BPR-MF, continued"] == "no difference shown" and apr["against APR"] is None and control["against APR"] is None
 
 
