@@ -11,8 +11,8 @@ from collections.abc import Sequence
 # %% ../nbs/08_comparison.ipynb #184652c5
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 # %% ../nbs/08_comparison.ipynb #800ee0dd
 from .charts import COLOURS, GREY, new_figure, title_of
