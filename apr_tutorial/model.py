@@ -265,19 +265,28 @@ def best(self: Lists, users: tf.Tensor, k: tf.Tensor) -> dict:
     return dict(items=tf.gather(at["item_ids"], items), scores=tf.pad(values, further, constant_values=none))
 
 # %% ../nbs/01_model.ipynb #2377f5c5
-def export_lists(path: Path, model: RecommenderModel, data: Interactions) -> Path:
-    "Write the SavedModel of `Lists` into a new folder. Raises `DataError`."
+def export_lists(path: Path, model: RecommenderModel, data: Interactions, format: str = "tf_saved_model") -> Path:
+    "Write the SavedModel of `Lists` into a new folder, which gets its name when it is whole. Raises `DataError`."
+    if format != "tf_saved_model": raise DataError(f"format '{format}': lists are exported as tf_saved_model only.")
     path = Path(path).resolve()
-    if path.exists(): raise DataError(f"{path}: exists already. Name a new folder, such as the next version's number.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    lists = Lists(model, data)
+    if path.is_file() or path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path}: exists already. Name a new folder, such as the next version's number.")
+    lists, partial, logger = Lists(model, data), path.with_name(f".{path.name}.{os.getpid()}.partial"), tf.get_logger()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    level = logger.level
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        logger.setLevel("WARNING") # it would announce a name that goes away
         tf.saved_model.save(lists, str(partial), signatures=lists.serve)
+        for file in filter(Path.is_file, partial.rglob("*")):
+            with open(file, "r+b") as written: os.fsync(written.fileno())
+        if path.is_dir(): path.rmdir()
         partial.rename(path)
-    finally: shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        logger.setLevel(level)
+        shutil.rmtree(partial, ignore_errors=True)
     return path
 
+# %% ../nbs/01_model.ipynb #25e4c3d3
 @patch
 def export(self: BPRMF, filepath: Path, *args, data: Interactions|None = None, **options):
     "With `data`, also as second argument, what `export_lists` writes; without, what `keras.Model.export` does with the same arguments."
