@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import pooch
+with warnings.catch_warnings(): # by way of tqdm it would miss ipywidgets, aloud, in every notebook
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import pooch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 from .charts import COLOURS, new_figure, title_of
