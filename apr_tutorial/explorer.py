@@ -175,7 +175,7 @@ STYLE = """
 .apr-explorer :is(img, svg) { display: block; max-width: 100%; height: auto; margin: .8em 0; }
 .apr-explorer p { margin: .4em 0; }
 .apr-explorer table { border-collapse: collapse; margin: .4em 0; color: inherit; background: none; }
-.apr-explorer :is(td, th) { padding: .1em .8em .1em .3em; border: 0; border-bottom: 1px solid #7f7f7f66; text-align: left; vertical-align: top; background: none; }
+.apr-explorer.apr-explorer :is(td, th) { padding: .1em .8em .1em .3em; border: 0; border-bottom: 1px solid #7f7f7f66; text-align: left; vertical-align: top; background: none; }
 .apr-explorer caption { caption-side: top; padding-left: .5em; text-align: left; font-weight: bold; color: inherit; }
 .apr-explorer [role=status] { min-height: 1.4em; font-weight: bold; }
 .apr-explorer .controls { display: flex; flex-wrap: wrap; align-items: center; gap: .4em 1em; }
