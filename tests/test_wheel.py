@@ -33,11 +33,17 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
+def pictures(cells):
+    "In which cells there are pictures, and of which kind: an error without a message is a figure that is not shown."
+    return [(n, kind) for n, c in enumerate(cells) for o in c.get("outputs", []) for kind in o.get("data", {}) if kind.startswith("image/")]
+
+
 def execute(python, notebook, folder, env):
     "Run a copy of a notebook in an empty folder. Returns seconds, what went wrong or None, and from where the package was imported."
     folder.mkdir(parents=True)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     where = {"cell_type": "code", "id": "where", "metadata": {}, "execution_count": None, "outputs": [], "source": "import apr_tutorial\nprint(apr_tutorial.__file__)"}
+    saved = pictures(content["cells"])
     content["cells"].append(where)
     (folder / notebook.name).write_text(json.dumps(content), encoding="utf-8")
     own = {"IPYTHONDIR": str(folder.with_suffix(".ipython")), "JUPYTER_CONFIG_DIR": str(folder.with_suffix(".config")), "JUPYTER_DATA_DIR": str(folder.with_suffix(".data"))}
@@ -48,7 +54,8 @@ def execute(python, notebook, folder, env):
         return seconds, process.stderr[-3000:], None
     cells = json.loads((folder / "executed.ipynb").read_text(encoding="utf-8"))["cells"]
     left = {p.name for p in folder.iterdir()} - {notebook.name, "executed.ipynb"}
-    return seconds, f"left behind: {left}" if left else None, "".join(cells[-1]["outputs"][-1]["text"]).strip()
+    problem = f"left behind: {left}" if left else f"pictures {pictures(cells)} instead of {saved}" if pictures(cells) != saved else None
+    return seconds, problem, "".join(cells[-1]["outputs"][-1]["text"]).strip()
 
 
 def only(folder):
