@@ -21,11 +21,11 @@ GREY = "#7f7f7f" # text and axes: readable on white and on black
 # %% ../nbs/00_charts.ipynb #e464f432
 def new_figure(columns: int = 1, width: float = 6.4, height: float = 3.6) -> tuple[plt.Figure, np.ndarray]:
     "A transparent figure with `columns` axes in the tutorial's look; sizes in inches."
-    look = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "axes.edgecolor": GREY, "axes.labelcolor": GREY, "text.color": GREY,
+    look = {"axes.facecolor": "none", "savefig.facecolor": "none", "axes.edgecolor": GREY, "axes.labelcolor": GREY, "text.color": GREY,
             "xtick.color": GREY, "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.titlesize": 11}
-    with plt.rc_context(look):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    return figure, axes[0]
+    figure = plt.figure(figsize=(width, height), layout="constrained", facecolor="none") # outside of the context: the first may load Jupyter's backend,
+    with plt.rc_context(look): # whose settings the end of the context would take back
+        return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 def add_legend(ax: plt.Axes):
     "A legend without a box, in the colour of the axes."
@@ -38,8 +38,11 @@ def title_of(data, finding: str) -> str:
 # %% ../nbs/00_charts.ipynb #ff05c944
 def vector_figures():
     "From here on a notebook shows figures as SVG, the same bytes for the same figure. Outside notebooks: nothing."
-    if "IPython" not in sys.modules: return
-    from IPython import get_ipython
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None: return
     from IPython.core.pylabtools import select_figure_formats
+    from matplotlib_inline.config import InlineBackend
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "apr_tutorial"}
-    select_figure_formats(get_ipython(), {"svg"}, bbox_inches="tight", metadata={"Date": None})
+    inline, how = InlineBackend.instance(parent=shell), {"bbox_inches": "tight", "metadata": {"Date": None}}
+    inline.print_figure_kwargs, inline.figure_formats = how, {"svg"} # what Jupyter sets when the first figure loads its backend
+    select_figure_formats(shell, {"svg"}, **how)

@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import pooch
+with warnings.catch_warnings(): # by way of tqdm it would miss ipywidgets, aloud, in every notebook
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import pooch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 from .charts import COLOURS, new_figure, title_of
@@ -299,9 +301,10 @@ class LogLines(tqdm):
 
 def progress_bar(description: str, show: bool = True, **options) -> tqdm:
     "A bar in a terminal or a notebook; in a log file, where its control characters would be litter, a line now and then."
-    drawn = sys.stderr.isatty() or "ipykernel" in sys.modules
-    if drawn or not show: return tqdm(desc=description, disable=not show, dynamic_ncols=sys.stderr.isatty(), **options)
-    return LogLines(desc=description, delay=float("inf"), **options)
+    terminal, notebook = sys.stderr.isatty(), "ipykernel" in sys.modules
+    if not (terminal or notebook) and show: return LogLines(desc=description, delay=float("inf"), **options)
+    where = sys.stdout if notebook else sys.stderr # a notebook paints what comes by stderr like an error
+    return tqdm(desc=description, disable=not show, dynamic_ncols=terminal, file=where, **options)
 
 # %% ../nbs/00_data.ipynb #c490b1d7
 TIMEOUT = (5, 20) # seconds to connect, and between two packets

@@ -175,7 +175,7 @@ STYLE = """
 .apr-explorer :is(img, svg) { display: block; max-width: 100%; height: auto; margin: .8em 0; }
 .apr-explorer p { margin: .4em 0; }
 .apr-explorer table { border-collapse: collapse; margin: .4em 0; color: inherit; background: none; }
-.apr-explorer :is(td, th) { padding: .1em .8em .1em .3em; border: 0; border-bottom: 1px solid #7f7f7f66; text-align: left; vertical-align: top; background: none; }
+.apr-explorer.apr-explorer :is(td, th) { padding: .1em .8em .1em .3em; border: 0; border-bottom: 1px solid #7f7f7f66; text-align: left; vertical-align: top; background: none; }
 .apr-explorer caption { caption-side: top; padding-left: .5em; text-align: left; font-weight: bold; color: inherit; }
 .apr-explorer [role=status] { min-height: 1.4em; font-weight: bold; }
 .apr-explorer .controls { display: flex; flex-wrap: wrap; align-items: center; gap: .4em 1em; }
@@ -203,8 +203,9 @@ SCRIPT = """(id, data) => {
   };
   for (const root of document.querySelectorAll(`#${id}:not([data-live])`)) {
     root.setAttribute("data-live", "");
-    const slider = make("input", {type: "range", min: 0, max: data.budgets.length - 1, step: 1, value: data.start});
-    const select = make("select", {}, ...data.users.map((user, n) => make("option", {value: n}, user)));
+    const ours = {"data-lm-suppress-shortcuts": true};
+    const slider = make("input", {type: "range", min: 0, max: data.budgets.length - 1, step: 1, value: data.start, ...ours});
+    const select = make("select", ours, ...data.users.map((user, n) => make("option", {value: n}, user)));
     const number = make("output", {"aria-hidden": true}), image = root.querySelector("img"), slots = root.querySelectorAll("[data-slot]");
     const svg = new DOMParser().parseFromString(atob(image.src.split(",")[1]), "image/svg+xml").documentElement;
     const show = () => {
@@ -245,7 +246,7 @@ def figure_html(x: Explorer) -> str:
     alt = f"nDCG@{x.k} over the budget, a curve for each of {', '.join(LABELS.get(m, m) for m in x.models)}"
     still = f"A still picture at budget {data['budgets'][start]}, user {data['users'][0]}. Where scripts run, a slider stands here."
     about = f"{x.data.name}{': SYNTHETIC DATA' if x.data.synthetic else ''}; {x.attack}, seed {x.seed}; metrics over {len(x.data.test_users)} test users."
-    return (f'<div id="{own}" class="apr-explorer mathjax_ignore tex2jax_ignore" role="group" aria-label="Drag the budget" data-lm-suppress-shortcuts="true">'
+    return (f'<div id="{own}" class="apr-explorer mathjax_ignore tex2jax_ignore" role="group" aria-label="Drag the budget">'
             f'<style>{STYLE}</style><p class="still">{escape(still)}</p><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
             f'{metrics_html(x, data["metrics"][start])}{lists_html(x, data["lists"][0][start])}<p>{escape(about)}</p>'
             f'<script>({SCRIPT})("{own}", {text})</script></div>')

@@ -161,8 +161,10 @@ def test_progress_bar(lab):
     page = lab.open("progress.ipynb")
     lab.run_all(page)
     finish(lab, page, "progress.ipynb")
-    said = page.locator(".jp-OutputArea-output").all_inner_texts()
+    output = page.locator(".jp-OutputArea-output")
+    said = output.all_inner_texts()
     assert len(said) == 1 and len(said[0].strip().splitlines()) == 1, said
+    assert output.get_attribute("data-mime-type") == "application/vnd.jupyter.stdout"  # by stderr it would look like an error
     assert "200/200" in said[0] and not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", said[0])
     lab.close(page)
 
