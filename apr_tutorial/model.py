@@ -13,13 +13,9 @@ from functools import reduce
 from pathlib import Path
 from tokenize import TokenError
 from typing import NamedTuple
-
-# %% ../nbs/01_model.ipynb #7ee56425
 import keras
 import numpy as np
 import tensorflow as tf
-
-# %% ../nbs/01_model.ipynb #5cd410e8
 from .data import DataError, Interactions
 
 # %% ../nbs/01_model.ipynb #6dfe0c05
@@ -30,11 +26,11 @@ class RecommenderModel(ABC):
 
     @property
     @abstractmethod
-    def user_factors(self) -> np.ndarray: "[U, d] float32"
+    def user_factors(self) -> np.ndarray: "[U, d] float32, P."
 
     @property
     @abstractmethod
-    def item_factors(self) -> np.ndarray: "[I, d] float32"
+    def item_factors(self) -> np.ndarray: "[I, d] float32, Q."
 
     def scores(self, users: np.ndarray) -> np.ndarray:
         "[len(users), I] scores of all items for the users with these row numbers."
@@ -42,6 +38,7 @@ class RecommenderModel(ABC):
         return scores if self.item_bias is None else scores + self.item_bias
 
     def assign(self, user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None):
+        "Set the factors; needed by training only."
         raise DataError(f"{type(self).__name__} can't be trained: it defines no assign(user_factors, item_factors, item_bias).")
 
     def perturbed(self, delta) -> "Factors":
@@ -50,14 +47,16 @@ class RecommenderModel(ABC):
 
 # %% ../nbs/01_model.ipynb #77187058
 class Factors(RecommenderModel):
-    "A model that is just its arrays: perturbed models, and factors trained elsewhere."
+    "A model that is just its arrays: perturbed models, and factors trained elsewhere. Raises `DataError`."
     user_factors = item_factors = None # filled by each instance
 
-    def __init__(self, user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None, name: str = "factors"):
+    def __init__(self, user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None,
+                 name: str = "factors"):
         arrays = check_factors(user_factors, item_factors, item_bias)
         self.user_factors, self.item_factors, self.item_bias, self.name = *arrays, name
 
-    def assign(self, user_factors, item_factors, item_bias=None): self.__init__(user_factors, item_factors, item_bias, self.name)
+    def assign(self, user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None):
+        self.__init__(user_factors, item_factors, item_bias, self.name)
 
 # %% ../nbs/01_model.ipynb #7af6cb2e
 def check_factors(user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None) -> tuple:
@@ -67,34 +66,39 @@ def check_factors(user_factors: np.ndarray, item_factors: np.ndarray, item_bias:
         if array is None: continue
         array, ndim = np.asarray(array), 1 if name == "item_bias" else 2
         if array.dtype.kind not in "fiu": raise DataError(f"{name}: dtype {array.dtype}, expected real numbers.")
-        if array.ndim != ndim or 0 in array.shape: raise DataError(f"{name}: shape {array.shape}, expected {ndim} dimensions, none of them 0.")
-        if not np.isfinite(array).all(): raise DataError(f"{name}: row {np.argwhere(~np.isfinite(array))[0][0]} is not finite.")
+        if array.ndim != ndim or 0 in array.shape:
+            raise DataError(f"{name}: shape {array.shape}, expected {ndim} dimensions, none of them 0.")
+        if not np.isfinite(array).all():
+            raise DataError(f"{name}: row {np.argwhere(~np.isfinite(array))[0][0]} is not finite.")
         arrays[name] = array.astype(np.float32, copy=False)
     p, q, b = arrays.values()
-    if p.shape[1] != q.shape[1]: raise DataError(f"user_factors have {p.shape[1]} columns, item_factors {q.shape[1]}: they must agree.")
+    if p.shape[1] != q.shape[1]:
+        raise DataError(f"user_factors have {p.shape[1]} columns, item_factors {q.shape[1]}: they must agree.")
     if b is not None and len(b) != len(q): raise DataError(f"item_bias has {len(b)} entries for {len(q)} items.")
     return p, q, b
 
-# %% ../nbs/01_model.ipynb #6d216207
 def check_fits(model: RecommenderModel, data: Interactions):
     "Refuse a model whose tables are not of the data's sizes. Raises `DataError`."
     have, want = (len(model.user_factors), len(model.item_factors)), (data.num_users, data.num_items)
-    if have != want: raise DataError(f"{model.name} has {have[0]} users and {have[1]} items, {data.name} {want[0]} and {want[1]}: not the model of these data.")
+    if have != want: raise DataError(f"{model.name} has {have[0]} users and {have[1]} items, {data.name} {want[0]} and {want[1]}: "
+                                     "not the model of these data.")
 
 # %% ../nbs/01_model.ipynb #0ca6c589
 @keras.saving.register_keras_serializable("apr_tutorial")
 class BPRMF(keras.Model, RecommenderModel):
     "Matrix factorisation, x_ui = p_u · q_i (+ b_i), for BPR (Rendle et al., UAI 2009)."
-    def __init__(self, num_users: int, num_items: int, embedding_size: int = 64, item_bias: bool = False, seed: int = 42, name: str = "bpr-mf", **kwargs):
+    def __init__(self, num_users: int, num_items: int, embedding_size: int = 64, item_bias: bool = False, seed: int = 42,
+                 name: str = "bpr-mf", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.config = dict(num_users=num_users, num_items=num_items, embedding_size=embedding_size, item_bias=item_bias, seed=seed, name=name)
+        self.config = dict(num_users=num_users, num_items=num_items, embedding_size=embedding_size, item_bias=item_bias,
+                           seed=seed, name=name)
         small = lambda key: keras.initializers.TruncatedNormal(stddev=0.01, seed=2*seed + key)
         self.P = self.add_weight(shape=(num_users, embedding_size), initializer=small(0), name="user_factors")
         self.Q = self.add_weight(shape=(num_items, embedding_size), initializer=small(1), name="item_factors")
         self.b = self.add_weight(shape=(num_items,), initializer="zeros", name="item_bias") if item_bias else None
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tuple) -> tf.Tensor:
         users, items = inputs
         scores = tf.reduce_sum(tf.gather(self.P, users)*tf.gather(self.Q, items), axis=-1)
         return scores if self.b is None else scores + tf.gather(self.b, items)
@@ -102,13 +106,14 @@ class BPRMF(keras.Model, RecommenderModel):
     user_factors = property(lambda self: self.P.numpy())
     item_factors = property(lambda self: self.Q.numpy())
     item_bias = property(lambda self: None if self.b is None else self.b.numpy())
-    def get_config(self): return dict(self.config)
-    def assign(self, user_factors, item_factors, item_bias=None):
+    def get_config(self) -> dict: return dict(self.config)
+    def assign(self, user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None):
         for weight, value in zip((self.P, self.Q, self.b), (user_factors, item_factors, item_bias)):
             if weight is not None: weight.assign(value)
 
 # %% ../nbs/01_model.ipynb #8b3b8fa4
-def from_factors(user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None, name: str = "bpr-mf") -> BPRMF:
+def from_factors(user_factors: np.ndarray, item_factors: np.ndarray, item_bias: np.ndarray|None = None,
+                 name: str = "bpr-mf") -> BPRMF:
     "A trainable `BPRMF` with these factors: [U, d], [I, d] and perhaps [I]. Raises `DataError`."
     p, q, b = check_factors(user_factors, item_factors, item_bias)
     model = BPRMF(len(p), len(q), p.shape[1], b is not None, name=name)
@@ -121,7 +126,7 @@ def copy_of(model: RecommenderModel, name: str) -> BPRMF:
 
 # %% ../nbs/01_model.ipynb #0b75b24f
 def bpr_loss(margins: tf.Tensor) -> tf.Tensor:
-    "Summed BPR loss of the margins x_ui - x_uj (Rendle et al. 2009, eq. of BPR-Opt, without its prior)."
+    "Summed BPR loss of margins x_ui - x_uj of any shape (Rendle et al. 2009, BPR-Opt without its prior)."
     return tf.reduce_sum(tf.nn.softplus(-margins))
 
 # %% ../nbs/01_model.ipynb #0d333ed7
@@ -149,15 +154,16 @@ def inverse_sqrt(a: tf.Tensor) -> tf.Tensor:
     y = y*(1.875 - r*(1.25 - 0.375*r))
     return y*(1.5 - 0.5*a*y*y)
 
-def _adagrad_step(g, a, rate): return -rate*g*inverse_sqrt(a + 1e-7)
+def _adagrad_step(g: tf.Tensor, a: tf.Tensor, rate: tf.Tensor) -> tf.Tensor: return -rate*g*inverse_sqrt(a + 1e-7)
 
-OPTIMIZERS = {"adagrad": Optimizer(lambda d: d, 0.1, lambda g, ones: g*g, _adagrad_step),
-              "rowwise-adagrad": Optimizer(lambda d: 1, 0.1, lambda g, ones: tf.matmul(g*g, ones)/g.shape[1], _adagrad_step),
-              "sgd": Optimizer(lambda d: 0, 0.0, None, lambda g, a, rate: -rate*g)}
+OPTIMIZERS = {
+    "adagrad": Optimizer(lambda d: d, 0.1, lambda g, ones: g*g, _adagrad_step),
+    "rowwise-adagrad": Optimizer(lambda d: 1, 0.1, lambda g, ones: tf.matmul(g*g, ones)/g.shape[1], _adagrad_step),
+    "sgd": Optimizer(lambda d: 0, 0.0, None, lambda g, a, rate: -rate*g)}
 
 # %% ../nbs/01_model.ipynb #2565c1d1
 def write_safely(path: Path, write: Callable) -> Path:
-    "Call `write(temporary file)`, sync it, and only then give it its name."
+    "Call `write(temporary file)`, sync it, and only then give it its name. Raises `DataError`, `OSError`."
     path = Path(path).resolve() # a link stays a link
     if path.exists() and not path.is_file(): raise DataError(f"{path}: is not a regular file; name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,16 +177,18 @@ def write_safely(path: Path, write: Callable) -> Path:
     return path
 
 def read_arrays(path: Path, *required: str) -> dict:
-    "Arrays of an `.npz` file, never unpickled. Raises `DataError`."
+    "Arrays of an `.npz` file by name, never unpickled. Raises `DataError`, also where one of `required` is missing."
     try:
         file = np.load(path, allow_pickle=False)
         arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error) as error: raise DataError(f"{path}: not a readable .npz file ({error}).") from None
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error}).") from None
     missing = [k for k in required if k not in arrays]
-    if missing: raise DataError(f"{path}: no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}.")
+    if missing:
+        raise DataError(f"{path}: no array named {', '.join(missing)}; it holds {', '.join(arrays) or 'none'}.")
     return arrays
 
-# %% ../nbs/01_model.ipynb #3c2d826a
+# %% ../nbs/01_model.ipynb #c4362cf4
 def crc(arrays: list[np.ndarray]) -> int:
     "A checksum of the bytes of some arrays."
     return reduce(lambda found, array: zlib.crc32(np.ascontiguousarray(array), found), arrays, 0)
@@ -189,13 +197,14 @@ def checksum(data: Interactions) -> int:
     "A checksum of the training pairs."
     return crc([data.users, data.items])
 
-# %% ../nbs/01_model.ipynb #c4362cf4
 def save_weights(path: Path, model: RecommenderModel, data: Interactions) -> Path:
     "Write `.npz` with user_factors [U, d], item_factors [I, d], perhaps item_bias [I], user_ids, item_ids in row order."
-    arrays = dict(user_factors=model.user_factors, item_factors=model.item_factors, user_ids=data.user_ids, item_ids=data.item_ids, train_checksum=checksum(data))
+    arrays = dict(user_factors=model.user_factors, item_factors=model.item_factors, user_ids=data.user_ids, item_ids=data.item_ids,
+                  train_checksum=checksum(data))
     if model.item_bias is not None: arrays["item_bias"] = model.item_bias
     return write_safely(path, lambda file: np.savez(file, **arrays))
 
+# %% ../nbs/01_model.ipynb #de2b80c7
 def load_weights(path: Path, data: Interactions, name: str = "bpr-mf") -> BPRMF:
     "The model that `save_weights` wrote. Raises `DataError`, also where its ids are not those of `data`."
     arrays = read_arrays(path, "user_factors", "item_factors")
@@ -203,9 +212,11 @@ def load_weights(path: Path, data: Interactions, name: str = "bpr-mf") -> BPRMF:
     for kind in ("user", "item"):
         ids, own = arrays.get(f"{kind}_ids"), getattr(data, f"{kind}_ids")
         if len(arrays[f"{kind}_factors"]) != len(own) or (ids is not None and not np.array_equal(ids, own)):
-            raise DataError(f"{path}: its {kind}s are not those of {data.name} ({len(arrays[f'{kind}_factors'])} rows for {len(own)} {kind}s).")
+            raise DataError(f"{path}: its {kind}s are not those of {data.name} "
+                            f"({len(arrays[f'{kind}_factors'])} rows for {len(own)} {kind}s).")
     if not np.array_equal(arrays.get("train_checksum", checksum(data)), checksum(data)):
-        raise DataError(f"{path}: trained on another split of {data.name}. A file without timestamps is split by the seed: give the seed of the run.")
+        raise DataError(f"{path}: trained on another split of {data.name}. "
+                        "A file without timestamps is split by the seed: give the seed of the run.")
     return from_factors(arrays["user_factors"], arrays["item_factors"], arrays.get("item_bias"), name)
 
 # %% ../nbs/01b_training.ipynb #e34de59b
