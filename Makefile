@@ -1,6 +1,6 @@
 # The commands of the project. `make` alone lists them.
 #   PYTHON=python3.12   the interpreter that a new virtual environment gets
-#   ARGS="…"            options passed on by run, notebooks and test (there: to pytest)
+#   ARGS="…"            options passed on by run, notebooks, lab and test (there: to pytest)
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -46,8 +46,11 @@ export: $(VENV)/.installed-dev ## write apr_tutorial/ from the notebooks, and cl
 notebooks: $(VENV)/.installed-dev ## run the notebooks in place on movielens-500
 	$(BIN)/python tools/run_notebooks.py $(ARGS)
 
+# Jupyter refuses to run as root, which in a container is who one is.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 lab: $(VENV)/.installed-dev ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) nbs/index.ipynb
 
 site: quarto $(VENV)/.installed-dev ## render the website into _docs/ (needs Quarto)
 	$(BIN)/nbdev_docs

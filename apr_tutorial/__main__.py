@@ -9,5 +9,4 @@ __all__ = []
 from .cli import main
 
 # %% ../nbs/91_main.ipynb #512cb8c2
-#| eval: false
-if __name__ == "__main__": main()
+if __name__ == "__main__" and __spec__ is not None: main()

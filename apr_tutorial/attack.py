@@ -48,7 +48,8 @@ def project_rows(rows: np.ndarray, epsilon: float) -> np.ndarray:
 # %% ../nbs/03_attack.ipynb #f0be01d7
 def _add_up(one, factors, ids, ones):
     def body(k, total):
-        w = bpr_weights(rows_at(factors, ids[k], one), (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None], ones)
+        valid = (ids[k][:ids.shape[1]//3] < factors.shape[0] - 1)[:, None]
+        w = bpr_weights(rows_at(factors, ids[k], one), valid, ones)
         return k + 1, tf.tensor_scatter_nd_add(total, ids[k][:, None], bpr_gradients(factors, ids[k], w, reread(one)))
     return tf.while_loop(lambda k, _: k < ids.shape[0], body, (0, tf.zeros_like(factors)))[1]
 
@@ -59,7 +60,8 @@ def loss_gradient(model: RecommenderModel, data: Interactions, triples: np.ndarr
     check_fits(model, data)
     factors = tf.convert_to_tensor(pack(model, "sgd").factors)
     total = _compiled(factors, table_rows(triples, data, 4096), tf.ones([factors.shape[1], 1])).numpy()
-    if not np.isfinite(total).all(): raise DataError(f"{model.name}: the gradient of its loss is not finite; its factors are too large.")
+    if not np.isfinite(total).all():
+        raise DataError(f"{model.name}: the gradient of its loss is not finite; its factors are too large.")
     d = model.user_factors.shape[1]
     return total[:data.num_users, :d], total[data.num_users:-1, :d]
 
@@ -70,7 +72,8 @@ def key(name: str) -> int:
 
 def check_epsilon(epsilon: float):
     "Refuse budgets that are no length."
-    if not (epsilon == 0 or 1e-6 <= epsilon <= 1e6): raise DataError(f"epsilon {epsilon}: expected 0, or a finite number from 1e-6 to 1e6.")
+    if not (epsilon == 0 or 1e-6 <= epsilon <= 1e6):
+        raise DataError(f"epsilon {epsilon}: expected 0, or a finite number from 1e-6 to 1e6.")
 
 def random_noise(model: RecommenderModel, data: Interactions, epsilon: float, seed: int = 42) -> Perturbation:
     "Every row moved by `epsilon` in a random direction: the control."
@@ -124,12 +127,19 @@ def pgd(
 # %% ../nbs/03_attack.ipynb #6db9f878
 def before_after(before: Metrics, after: Metrics, k: int = 100) -> pd.DataFrame:
     "HR, nDCG and AUC before and after an attack, and the decrease in per cent of the value before."
-    rows = {f"HR@{k}": (before.hr(k), after.hr(k)), f"nDCG@{k}": (before.ndcg(k), after.ndcg(k)), "AUC": (before.auc, after.auc)}
+    rows = {f"HR@{k}": (before.hr(k), after.hr(k)),
+            f"nDCG@{k}": (before.ndcg(k), after.ndcg(k)),
+            "AUC": (before.auc, after.auc)}
     frame = pd.DataFrame(rows, index=["before", "after"]).T
     return frame.assign(**{"decrease %": 100*(1 - frame.after/frame.before)})
 
 # %% ../nbs/03_attack.ipynb #6cde67ea
-def sweep(model: RecommenderModel, data: Interactions, attack: Callable, epsilons: Sequence[float], k: int = 100, seed: int = 42) -> pd.DataFrame:
+def sweep(
+    model: RecommenderModel, data: Interactions,
+    attack: Callable,          # (model, data, epsilon, seed) -> Perturbation
+    epsilons: Sequence[float],
+    k: int=100, seed: int=42,
+) -> pd.DataFrame:
     "nDCG@k under `attack` at each budget, with its 95 % bootstrap interval over users."
     rows = []
     for epsilon in epsilons:

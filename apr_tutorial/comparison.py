@@ -20,10 +20,15 @@ from .evaluator import interval
 from .end_to_end import LABELS, Report, headline
 
 # %% ../nbs/08_comparison.ipynb #aebf0820
-def paired(report: Report, model: str, reference: str, attack: str = "none", epsilon: float = 0.) -> dict:
+def paired(
+    report: Report,
+    model: str, reference: str,              # names of the report
+    attack: str="none", epsilon: float=0.,   # both are evaluated under it
+) -> dict:
     "nDCG@k of `model` minus that of `reference`: mean over seeds and users, 95 % bootstrap interval over users, spread over seeds, verdict."
     for name in (model, reference):
-        if name not in report.models: raise DataError(f"model '{name}': the report holds {', '.join(report.models)}.")
+        if name not in report.models:
+            raise DataError(f"model '{name}': the report holds {', '.join(report.models)}.")
     of = lambda name, seed: report.users[name, attack, float(epsilon), seed]
     differences = np.stack([of(model, s) - of(reference, s) for s in report.settings.seeds]) # [seeds, users]
     low, high = interval(differences.mean(axis=0))
@@ -36,29 +41,36 @@ def paired(report: Report, model: str, reference: str, attack: str = "none", eps
 def verdicts(report: Report, references: Sequence[str] = ("bpr-mf-continued", "apr")) -> pd.DataFrame:
     "`paired` of each defence with each reference that the report holds, clean and under the attack of the pictures."
     attack, epsilon, _ = headline(report)
-    pairs = [(m, r) for r in references if r in report.models for m in report.models if m in report.defences and m != r]
+    found = [r for r in references if r in report.models]
+    pairs = [(m, r) for r in found for m in report.models if m in report.defences and m != r]
     return pd.DataFrame([paired(report, m, r, *which) for m, r in pairs for which in (("none", 0.), (attack, epsilon))])
 
 # %% ../nbs/08_comparison.ipynb #0a555dd6
 def plot_tradeoff(report: Report) -> Figure:
     "Clean nDCG, nDCG under attack, and coverage@(smallest k) as area, for each model; bars are one standard deviation over seeds."
     (attack, epsilon, k), small = headline(report), min(report.settings.k)
-    ndcg, coverage = (report.at(*which).set_index(["attack", "epsilon", "model"]) for which in ((k, "ndcg"), (small, "coverage")))
+    of = lambda k, metric: report.at(k, metric).set_index(["attack", "epsilon", "model"])
+    ndcg, coverage = of(k, "ndcg"), of(small, "coverage")
     figure, (ax,) = new_figure(width=7.2, height=4.8)
     for name in report.models:
         clean, hit = ndcg.loc["none", 0., name], ndcg.loc[attack, epsilon, name]
-        size, colour = coverage.loc["none", 0., name]["mean"]/coverage["mean"].max(), COLOURS.get(name, COLOURS["accent"])
-        ax.errorbar(clean["mean"], hit["mean"], np.nan_to_num(hit.sd), np.nan_to_num(clean.sd), color=colour, alpha=.6, capsize=3)
-        ax.scatter(clean["mean"], hit["mean"], 300*size, color=colour, label=LABELS.get(name, name), alpha=.85, zorder=3)
+        size, colour = coverage.loc["none", 0., name]["mean"], COLOURS.get(name, COLOURS["accent"])
+        ax.errorbar(clean["mean"], hit["mean"], np.nan_to_num(hit.sd), np.nan_to_num(clean.sd), color=colour,
+                    alpha=.6, capsize=3)
+        ax.scatter(clean["mean"], hit["mean"], 300*size/coverage["mean"].max(), facecolor=(colour, .35), edgecolor=colour,
+                   linewidth=2, label=LABELS.get(name, name), zorder=3)
     ends = ax.get_xlim()
     ax.plot(ends, ends, color=GREY, linestyle=":")
-    ax.set(xlim=ends, ylim=(None, max(ax.dataLim.y1*1.08, ends[0])), xlabel=f"clean nDCG@{k}", ylabel=f"nDCG@{k} under {attack.upper()}, ε = {epsilon:g}")
+    ax.set(xlim=ends, ylim=(None, max(ax.dataLim.y1*1.08, ends[0])), xlabel=f"clean nDCG@{k}",
+           ylabel=f"nDCG@{k} under {attack.upper()}, ε = {epsilon:g}")
     legend_of_equal_discs(ax)
     best = max(report.models, key=lambda name: ndcg.loc[attack, epsilon, name]["mean"])
-    figure.suptitle(title_of(report.data, f"{LABELS.get(best, best)} keeps most under attack (area: coverage@{small})"), color=GREY, fontsize=10)
+    finding = f"{LABELS.get(best, best)} keeps most under attack (area: coverage@{small})"
+    figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
 
-def legend_of_equal_discs(ax):
+# %% ../nbs/08_comparison.ipynb #9ea32805
+def legend_of_equal_discs(ax: plt.Axes):
     "A legend beside the axes whose discs say nothing about size."
     legend = ax.legend(labelcolor=GREY, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, .5))
     for disc in legend.legend_handles: disc.set_sizes([60])
@@ -69,15 +81,19 @@ BIAS = {"coverage": "coverage", "arp": "ARP", "gini": "Gini index", "long_tail":
 def plot_popularity_bias(report: Report) -> Figure:
     "Coverage, ARP, Gini index and long-tail share of each model's clean lists at the smallest k; bars are one standard deviation over seeds."
     k, names = min(report.settings.k), list(report.models)
-    figure, axes = new_figure(len(BIAS), width=11, height=.9 + .34*len(names))
+    figure, axes = new_figure(len(BIAS), width=9, height=.9 + .34*len(names))
     for ax, (metric, label) in zip(axes, BIAS.items()):
         found = report.at(k, metric).query("attack == 'none'").set_index("model").loc[names]
         for place, name in enumerate(names):
-            ax.errorbar(found["mean"][name], place, xerr=np.nan_to_num(found.sd[name]), fmt="o", color=COLOURS.get(name, COLOURS["accent"]), capsize=3)
+            ax.errorbar(found["mean"][name], place, xerr=np.nan_to_num(found.sd[name]), fmt="o", capsize=3,
+                        color=COLOURS.get(name, COLOURS["accent"]))
         ax.axvline(found["mean"][names[0]], color=GREY, linestyle=":", linewidth=1)
-        ax.set(xlabel=f"{label}@{k}", yticks=range(len(names)), yticklabels=[LABELS.get(n, n) for n in names] if ax is axes[0] else [], ylim=(len(names) - .5, -.5))
+        ax.set(xlabel=f"{label}@{k}", yticks=range(len(names)), ylim=(len(names) - .5, -.5))
+        ax.set_yticklabels([LABELS.get(n, n) for n in names] if ax is axes[0] else [])
+        ax.locator_params(axis="x", nbins=3)
     most = report.at(k, "arp").query("attack == 'none'").set_index("model")["mean"].idxmax()
-    figure.suptitle(title_of(report.data, f"{LABELS.get(most, most)} leans most on popular items (dotted: {LABELS.get(names[0], names[0])})"), color=GREY, fontsize=10)
+    finding = f"{LABELS.get(most, most)} leans most on popular items (dotted: {LABELS.get(names[0], names[0])})"
+    figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
 
 COMPARISON_PLOTS = {"tradeoff": plot_tradeoff, "popularity_bias": plot_popularity_bias}

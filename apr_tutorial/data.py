@@ -6,9 +6,9 @@
 __all__ = ['BITMAP_CELLS', 'COLUMN_WORDS', 'ECIR', 'BIAS', 'DATASETS', 'TIMEOUT', 'Seen', 'Interactions', 'DataError',
            'DownloadError', 'id_kind', 'fail_at', 'label_rows', 'positives', 'leave_one_out', 'check_test',
            'interactions', 'read_rows', 'check_header', 'to_number', 'sha256', 'part', 'read_folder', 'read_file',
-           'Source', 'source', 'digest_of', 'matches', 'progress_bar', 'cache_folder', 'fetch', 'SyntheticDataWarning',
-           'find_folder', 'load_dataset', 'synthetic', 'statistics', 'plot_popularity', 'hold_out', 'sample_negatives',
-           'draw_triples', 'epoch_triples', 'batches', 'generator']
+           'Source', 'source', 'digest_of', 'matches', 'LogLines', 'progress_bar', 'cache_folder', 'fetch',
+           'SyntheticDataWarning', 'find_folder', 'load_dataset', 'synthetic', 'statistics', 'plot_popularity',
+           'hold_out', 'sample_negatives', 'draw_triples', 'epoch_triples', 'batches', 'generator']
 
 # %% ../nbs/00_data.ipynb #aaad7b97
 import csv, hashlib, os, re, sys, warnings, zlib
@@ -282,10 +282,26 @@ def matches(path: Path, digest: str) -> bool:
     "Has this file the content that the registry promises?"
     return path.is_file() and digest_of(path, digest.split(":")[0]) == digest
 
+# %% ../nbs/00_data.ipynb #00251947
+class LogLines(tqdm):
+    "Progress for a log file: a plain line once a minute, so none where all is over sooner."
+    every, said = 60., 0. # seconds
+    def update(self, n: float = 1):
+        super().update(n)
+        self.display()
+
+    def display(self, msg: str|None = None, pos: int|None = None):
+        now = self.format_dict["elapsed"]
+        if self.disable or now < self.said + self.every: return
+        self.said = now
+        facts = self.format_dict | dict(bar_format="{desc}: {n_fmt}/{total_fmt} in {elapsed}, {remaining} left{postfix}")
+        print(self.format_meter(**facts), file=sys.stderr, flush=True)
+
 def progress_bar(description: str, show: bool = True, **options) -> tqdm:
-    "A bar in a terminal or a notebook; silent in a log file, where its control characters would be litter."
-    visible = show and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    return tqdm(desc=description, disable=not visible, **options)
+    "A bar in a terminal or a notebook; in a log file, where its control characters would be litter, a line now and then."
+    drawn = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if drawn or not show: return tqdm(desc=description, disable=not show, dynamic_ncols=sys.stderr.isatty(), **options)
+    return LogLines(desc=description, delay=float("inf"), **options)
 
 # %% ../nbs/00_data.ipynb #c490b1d7
 TIMEOUT = (5, 20) # seconds to connect, and between two packets

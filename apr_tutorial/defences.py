@@ -6,21 +6,18 @@
 __all__ = ['DEFENCES', 'mix', 'random_rows', 'NoiseTraining', 'gradients_at', 'PGDTraining', 'by_triple', 'mean_where', 'PamaCF',
            'VAT', 'SharpCF', 'defence_of']
 
-# %% ../nbs/07_defences.ipynb #5eb9b086
-from dataclasses import dataclass, fields
-
-# %% ../nbs/07_defences.ipynb #1e298e41
-import tensorflow as tf
-
 # %% ../nbs/07_defences.ipynb #6ccf0b6c
+from dataclasses import dataclass, fields
+import tensorflow as tf
 from .data import DataError
 from .model import Adversary, Batch, Move, bpr_weights, margins_of
 from .apr import APR
 
 # %% ../nbs/07_defences.ipynb #c2ba04ba
 def mix(bits: tf.Tensor) -> tf.Tensor:
-    "uint32 -> uint32, one to one: each bit that goes in changes about half of those that come out (MurmurHash3's finaliser)."
-    fold = lambda x, by: tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(by, tf.uint32)))
+    "uint32 -> uint32, one to one: each bit changes about half of those that come out (MurmurHash3's finaliser)."
+    shifted = lambda x, by: tf.bitwise.right_shift(x, tf.constant(by, tf.uint32))
+    fold = lambda x, by: tf.bitwise.bitwise_xor(x, shifted(x, by))
     bits = fold(bits, 16)*tf.constant(0x85ebca6b, tf.uint32)
     return fold(fold(bits, 13)*tf.constant(0xc2b2ae35, tf.uint32), 16)
 
@@ -51,10 +48,9 @@ def gradients_at(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
     w = bpr_weights(rows, batch.valid, batch.hyper.ones)
     return batch.hyper.factors_only(tf.concat([-w*(q_i - q_j), -w*p, w*p], axis=0))
 
-# %% ../nbs/07_defences.ipynb #772393c2
 @dataclass(frozen=True)
 class PGDTraining(Adversary):
-    "Adversarial training with several projected steps in each mini-batch (Madry et al., ICLR 2018, on the rows of a batch)."
+    "Adversarial training, several steps in each mini-batch (Madry et al., ICLR 2018, on the rows of a batch)."
     epsilon: float = 0.5 # the budget: the greatest length of a row's move
     adv_reg: float = 1.0 # lambda
     steps: int = 3       # T
@@ -63,8 +59,8 @@ class PGDTraining(Adversary):
         "Ascend from 0, each step along the row's summed gradient, and back into the ball."
         delta = tf.zeros_like(batch.rows)
         for step in range(self.steps):
-            gradients = gradients_at(batch, batch.rows + tf.gather(delta, batch.chosen)) if step else batch.gradients
-            g = batch.by_row(gradients)
+            moved = batch.rows + tf.gather(delta, batch.chosen)
+            g = batch.by_row(gradients_at(batch, moved) if step else batch.gradients)
             delta += tf.math.divide_no_nan(2.5*self.epsilon/self.steps, batch.lengths(g))*g
             delta *= tf.minimum(1., tf.math.divide_no_nan(self.epsilon, batch.lengths(delta)))
         return Move(delta, batch.chosen, tf.ones([delta.shape[0], 1]))
@@ -77,12 +73,13 @@ def by_triple(batch: Batch, budgets: tf.Tensor) -> Move:
 
 def mean_where(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
     "Mean of `values` over the entries that count; 0 where none does."
-    return tf.math.divide_no_nan(tf.reduce_sum(tf.where(counts, values, 0.)), tf.reduce_sum(tf.cast(counts, tf.float32)))
+    total = tf.reduce_sum(tf.where(counts, values, 0.))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(counts, tf.float32)))
 
 # %% ../nbs/07_defences.ipynb #8afabed0
 @dataclass(frozen=True)
 class PamaCF(Adversary):
-    "Perturbations of a magnitude personal to each user (Zhang et al., NeurIPS 2024): the longer the user's row, the larger."
+    "A budget personal to each user (Zhang et al., NeurIPS 2024): the longer the user's row, the larger."
     epsilon: float = 0.5
     adv_reg: float = 1.0    # lambda
     user_scale: float = 1.0 # lambda_u, the same for all users
@@ -96,13 +93,13 @@ class PamaCF(Adversary):
 # %% ../nbs/07_defences.ipynb #2e24b4e6
 @dataclass(frozen=True)
 class VAT(Adversary):
-    "Vulnerability-aware training (Zhang et al., RecSys 2024): the smaller the user's loss in the batch, the larger the perturbation."
+    "Vulnerability-aware training (Zhang et al., RecSys 2024): the smaller the user's loss, the larger the budget."
     epsilon: float = 0.5
     adv_reg: float = 1.0    # lambda
     user_scale: float = 1.0 # lambda_u, the same for all users
 
     def perturb(self, batch: Batch) -> Move:
-        "By triples, with epsilon_u from the users' losses."
+        "By triples, with epsilon_u from the users' losses in the batch."
         loss = tf.where(batch.valid, tf.nn.softplus(-margins_of(batch.rows, batch.hyper.ones)), 0.)
         users = tf.split(batch.chosen, 3)[0]
         of_user = tf.gather(batch.by_row(tf.concat([loss, 0*loss, 0*loss], axis=0)), users)
@@ -113,8 +110,8 @@ class VAT(Adversary):
 # %% ../nbs/07_defences.ipynb #3bbe9bde
 @dataclass(frozen=True)
 class SharpCF(Adversary):
-    "No perturbation, but a trajectory loss: adv_reg × (x_ui − x_ui of `epochs_back` epochs ago)², summed (Chen et al., RecSys 2023)."
-    adv_reg: float = 0.1 # lambda, the weight of squared changes of scores: not on the scale of the other defences' lambda
+    "A trajectory loss: adv_reg × (x_ui − x_ui of `epochs_back` epochs ago)², summed (Chen et al., RecSys 2023)."
+    adv_reg: float = 0.1 # lambda, the weight of squared changes of scores: not on the other defences' scale
     epochs_back: int = 3 # E
 
     def further(self, batch: Batch) -> tf.Tensor:
@@ -125,10 +122,12 @@ class SharpCF(Adversary):
         return tf.concat([pull*q, pull*p, 0*p], axis=0)
 
 # %% ../nbs/07_defences.ipynb #d946ef9a
-DEFENCES = {"apr": APR, "pgd": PGDTraining, "noise": NoiseTraining, "pamacf": PamaCF, "vat": VAT, "sharpcf": SharpCF}
+DEFENCES = {"apr": APR, "pgd": PGDTraining, "noise": NoiseTraining, "pamacf": PamaCF, "vat": VAT,
+            "sharpcf": SharpCF}
 
 def defence_of(name: str, epsilon: float|None = None, adv_reg: float|None = None) -> Adversary:
-    "The defence of this name with this budget and lambda; one that is not given, or that the defence has no use for, stays its own. Raises `DataError`."
+    """The defence of this name with this budget and lambda; one that is not given, or that the defence has no
+    use for, stays its own. Raises `DataError`."""
     if name not in DEFENCES: raise DataError(f"defence '{name}': expected one of {', '.join(DEFENCES)}.")
-    own = {f.name for f in fields(DEFENCES[name])}
-    return DEFENCES[name](**{k: v for k, v in dict(epsilon=epsilon, adv_reg=adv_reg).items() if v is not None and k in own})
+    own, given = {f.name for f in fields(DEFENCES[name])}, dict(epsilon=epsilon, adv_reg=adv_reg)
+    return DEFENCES[name](**{k: v for k, v in given.items() if v is not None and k in own})

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'continuations', 'train_models', 'timed', 'evaluations',
-           'tidy_rows', 'rows_of', 'Report', 'timings_of', 'check_everything', 'run_experiment', 'headline',
-           'decreases', 'extremes', 'plot_before_after', 'legend_beside', 'plot_sweep', 'plot_training', 'to_json',
-           'save_plot', 'save_report']
+           'tidy_rows', 'rows_of', 'Report', 'timings_of', 'joined', 'check_everything', 'run_experiment', 'headline',
+           'decreases', 'extremes', 'draw_fall', 'plot_before_after', 'legend_beside', 'plot_sweep', 'plot_training',
+           'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
 import json, os, platform, statistics, time
@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from . import __version__
 from .charts import COLOURS, GREY, add_legend, new_figure, title_of
 from .data import Interactions
-from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel, check_settings, copy_of, fit, save_weights, write_safely
+from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel
+from .model import check_settings, copy_of, fit, save_weights, write_safely
 from .evaluator import Metrics, check_k, positions, table, top_items
 from .attack import check_epsilon, fgsm, pgd, random_noise
 from .apr import APR
@@ -56,22 +57,27 @@ class Runner:
     stop: Callable|None = None
     progress: bool = True
 
-    def fit(self, model: BPRMF, data: Interactions, epochs: int, settings: Settings, seed: tuple, adversary: Adversary|None = None, **more) -> History:
+    def fit(self, model: BPRMF, data: Interactions, epochs: int, settings: Settings, seed: tuple,
+            adversary: Adversary|None = None, **more) -> History:
         path = self.checkpoints and self.checkpoints/f"{model.name}-{seed[0]}.npz"
-        return fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg, adversary, seed,
-                   checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop, progress=self.progress, **more)
+        return fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
+                   adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
+                   progress=self.progress, **more)
 
+# %% ../nbs/05_end_to_end.ipynb #1efb8d84
 def continuations(settings: Settings, defences: Mapping[str, Adversary]) -> dict:
     "Name -> adversary of what continues BPR-MF: the control, where it is asked for, and the defences."
     return {**({"bpr-mf-continued": None} if settings.control else {}), **defences}
 
-def train_models(data: Interactions, settings: Settings, defences: Mapping[str, Adversary], seed: int, runner: Runner) -> dict:
+def train_models(
+    data: Interactions, settings: Settings, defences: Mapping[str, Adversary], seed: int, runner: Runner
+) -> dict:
     "Name -> (model, history) of BPR-MF, the control, and each defence, for one seed."
     bpr = BPRMF(data.num_users, data.num_items, settings.embedding_size, settings.item_bias, seed)
     trained = {"bpr-mf": (bpr, runner.fit(bpr, data, settings.epochs, settings, (seed, 0)))}
     for name, adversary in continuations(settings, defences).items():
-        model = copy_of(bpr, name)
-        trained[name] = model, runner.fit(model, data, settings.adversarial_epochs, settings, (seed, 1), adversary)
+        model, epochs = copy_of(bpr, name), settings.adversarial_epochs
+        trained[name] = model, runner.fit(model, data, epochs, settings, (seed, 1), adversary)
     return trained
 
 # %% ../nbs/05_end_to_end.ipynb #a0c901e7
@@ -82,19 +88,27 @@ def timed(clock: dict, name: str, function: Callable, *args):
     clock.setdefault(name, []).append(time.perf_counter() - began)
     return result
 
-def evaluations(model: RecommenderModel, data: Interactions, settings: Settings, attacks: Mapping[str, Callable], seed: int, clock: dict) -> Iterator[tuple[str, float, Metrics]]:
+def evaluations(
+    model: RecommenderModel, data: Interactions, settings: Settings, attacks: Mapping[str, Callable], seed: int,
+    clock: dict, # of `timed`: attacks, ranking and lists apart
+) -> Iterator[tuple[str, float, Metrics]]:
     "(attack, epsilon, what the evaluation saw) of one model: clean, and under each attack at each budget."
     for attack, epsilon in [("none", 0.)] + [(a, float(e)) for a in attacks for e in settings.attack_epsilons]:
-        moved = model if attack == "none" else model.perturbed(timed(clock, "attack", attacks[attack], model, data, epsilon, seed))
+        moved = model
+        if attack != "none": moved = model.perturbed(timed(clock, "attack", attacks[attack], model, data, epsilon, seed))
         above, candidates = timed(clock, "evaluate", positions, moved, data)
         lists, _ = timed(clock, "toplist", top_items, moved, data, max(settings.k), data.test_users)
         yield attack, epsilon, Metrics(above, candidates, lists, data.popularity)
 
+# %% ../nbs/05_end_to_end.ipynb #ce842255
 def tidy_rows(name: str, attack: str, epsilon: float, seed: int, metrics: Metrics, settings: Settings) -> list[dict]:
     "One row for each k."
-    return [dict(model=name, attack=attack, epsilon=epsilon, seed=seed) | row for row in table(metrics, settings.k).to_dict("records")]
+    run = dict(model=name, attack=attack, epsilon=epsilon, seed=seed)
+    return [run | row for row in table(metrics, settings.k).to_dict("records")]
 
-def rows_of(model: RecommenderModel, data: Interactions, settings: Settings, attacks: Mapping[str, Callable], seed: int, clock: dict) -> list[dict]:
+def rows_of(
+    model: RecommenderModel, data: Interactions, settings: Settings, attacks: Mapping[str, Callable], seed: int, clock: dict
+) -> list[dict]:
     "Tidy rows of one model, clean and attacked."
     return [row for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock)
             for row in tidy_rows(model.name, attack, epsilon, seed, metrics, settings)]
@@ -103,7 +117,7 @@ def rows_of(model: RecommenderModel, data: Interactions, settings: Settings, att
 @dataclass(frozen=True)
 class Report:
     "Results of an experiment, with the protocol under which they came about."
-    frame: pd.DataFrame   # model, attack, epsilon, seed, k, hr, ndcg, auc, coverage, arp
+    frame: pd.DataFrame   # model, attack, epsilon, seed, k, hr, ndcg, auc, coverage, arp, gini, long_tail
     curves: pd.DataFrame  # model, seed, epoch, loss, accuracy, seconds
     data: Interactions
     settings: Settings
@@ -111,8 +125,10 @@ class Report:
     timings: dict         # seconds
     models: dict          # name -> model, of the first seed
     resumed_from: str|None = None
-    users: Mapping = field(default_factory=dict) # (model, attack, epsilon, seed) -> [T] nDCG at the longest k of each user
-    search: pd.DataFrame|None = None # model, seed, epoch and validation figures of every epoch tried, where epochs were chosen: chapter 11
+    # (model, attack, epsilon, seed) -> [T] nDCG at the longest k of each user
+    users: Mapping = field(default_factory=dict)
+    # model, seed, epoch and validation figures of every epoch tried, where epochs were chosen: chapter 11
+    search: pd.DataFrame|None = None
     budget = "budget ε"   # what pictures call it
 
     def at(self, k: int, metric: str = "ndcg") -> pd.DataFrame:
@@ -130,24 +146,31 @@ def timings_of(clock: dict, histories: Mapping[str, list[History]]) -> dict:
             "compile_seconds": sum(h.compile_seconds for hs in histories.values() for h in hs),
             **{f"{name}_seconds": warm.get(name) for name in ("evaluate", "toplist", "attack")}}
 
-# %% ../nbs/05_end_to_end.ipynb #2dc2cb38
+def joined(histories: Mapping[str, list[History]], seeds: tuple, part: str) -> pd.DataFrame|None:
+    "One part of all histories, 'frame' or 'search', with columns model and seed; None where no training has it."
+    parts = [(getattr(h, part), n, s) for n, hs in histories.items() for h, s in zip(hs, seeds)]
+    found = [frame.assign(model=n, seed=s) for frame, n, s in parts if frame is not None]
+    return pd.concat(found, ignore_index=True) if found else None
+
 def check_everything(data: Interactions, settings: Settings, defences: Mapping[str, Adversary]):
     "Refuse what can't work before an hour of training, not after it. Raises `DataError`."
     check_k(data, settings.k)
     for epsilon in settings.attack_epsilons: check_epsilon(epsilon)
     for adversary in (None, *defences.values()):
-        check_settings(data, settings.epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg, adversary)
+        check_settings(data, settings.epochs, settings.learning_rate, settings.optimizer, settings.batch_size,
+                       settings.reg, adversary)
 
 # %% ../nbs/05_end_to_end.ipynb #ef46f1dc
 def run_experiment(
     data: Interactions,
     settings: Settings=Settings(),
-    attacks: Mapping[str, Callable]={"random": random_noise, "fgsm": fgsm, "pgd": pgd}, # name -> function (model, data, epsilon, seed) -> Perturbation
+    # name -> function (model, data, epsilon, seed) -> Perturbation
+    attacks: Mapping[str, Callable]={"random": random_noise, "fgsm": fgsm, "pgd": pgd},
     defences: Mapping[str, Adversary]={"apr": APR()}, # name -> adversary of `fit`
     runner: Runner=Runner(),
-    train: Callable=train_models, # (data, settings, defences, seed, runner) -> name -> (model, history); chapter 11 chooses epochs
+    train: Callable=train_models, # another (data, settings, defences, seed, runner) -> name -> (model, history)
 ) -> Report:
-    "Train BPR-MF, the control and the defences for each seed; evaluate each clean and under each attack. Raises what `fit` raises."
+    "Train BPR-MF, the control and the defences for each seed; evaluate each clean and attacked. Raises what `fit` raises."
     check_everything(data, settings, defences)
     began, clock, rows, users, histories, first, resumed = time.perf_counter(), {}, [], {}, {}, {}, None
     for seed in settings.seeds:
@@ -157,13 +180,12 @@ def run_experiment(
                 users[name, attack, epsilon, seed] = metrics.values("ndcg", max(settings.k))
             histories.setdefault(name, []).append(history)
             first.setdefault(name, model)
-            if runner.stop is not None and runner.stop(): raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
+            if runner.stop is not None and runner.stop():
+                raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
             if history.resumed_at: resumed = f"{name}, epoch {history.resumed_at}, seed {seed}"
-    runs = [(n, s, h) for n, hs in histories.items() for s, h in zip(settings.seeds, hs)]
-    curves = pd.concat([h.frame.assign(model=n, seed=s) for n, s, h in runs], ignore_index=True)
-    searches = [h.search.assign(model=n, seed=s) for n, s, h in runs if h.search is not None]
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
-    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users, pd.concat(searches, ignore_index=True) if searches else None)
+    curves, search = (joined(histories, settings.seeds, part) for part in ("frame", "search"))
+    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users, search)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
 LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR",
@@ -180,32 +202,41 @@ def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str =
     means = report.at(k, metric).set_index(["model", "attack", "epsilon"])["mean"]
     return {m: 1 - means[m, attack, epsilon]/(means[m, "none", 0.] or np.nan) for m in report.models}
 
-# %% ../nbs/05_end_to_end.ipynb #92895e6e
-def extremes(shares: dict) -> str:
-    "'BPR-MF 41%, APR 13%': all models, or where there are many the first, the lowest and the highest."
+def extremes(shares: dict, form: str = ".0%") -> str:
+    "'BPR-MF 41%; APR 13%': all models, or where there are many the first, the lowest and the highest."
     ranked = sorted(shares, key=shares.get)
     shown = shares if len(shares) <= 4 else dict.fromkeys([next(iter(shares)), ranked[0], ranked[-1]])
-    return ", ".join(f"{LABELS.get(n, n)} {shares[n]:.0%}" for n in shown)
+    return "; ".join(f"{LABELS.get(n, n)} {shares[n]:{form}}" for n in shown)
 
+# %% ../nbs/05_end_to_end.ipynb #92895e6e
+def draw_fall(ax: plt.Axes, x: float, before: pd.Series, after: pd.Series, colour: str):
+    "An arrow from the mean before to the mean after, with their standard deviations, and above it the relative change."
+    ax.annotate("", (x, after["mean"]), (x, before["mean"]), arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=2))
+    for point, face in ((before, colour), (after, "none")):
+        ax.errorbar(x, point["mean"], np.nan_to_num(point["sd"]), fmt="o", color=colour, markerfacecolor=face,
+                    markersize=8, capsize=4)
+    if not before["mean"]: return
+    change, top = f"{after['mean']/before['mean'] - 1:+.0%}".replace("-", "−"), before["mean"] + np.nan_to_num(before["sd"])
+    ax.annotate(change, (x, top), (0, 7), textcoords="offset points", ha="center", fontsize=8, color=colour)
+
+# %% ../nbs/05_end_to_end.ipynb #c9dd23de
 def plot_before_after(report: Report) -> Figure:
     "HR, nDCG and AUC of each model, clean and under attack; bars are one standard deviation over seeds."
     attack, epsilon, k = headline(report)
-    many = len(report.models) > 4
+    names, many = list(report.models), len(report.models) > 4
     figure, axes = new_figure(3, width=11 if many else 9, height=4.2 if many else 3.8)
     for ax, metric in zip(axes, METRICS):
         found = report.at(k, metric).set_index(["attack", "epsilon", "model"])
-        for x, name in enumerate(report.models):
-            before, after = found.loc["none", 0., name], found.loc[attack, epsilon, name]
+        for x, name in enumerate(names):
             colour = COLOURS.get(name, COLOURS["accent"])
-            ax.annotate("", (x, after["mean"]), (x, before["mean"]), arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=2))
-            for point, face in ((before, colour), (after, "none")):
-                ax.errorbar(x, point["mean"], np.nan_to_num(point["sd"]), fmt="o", color=colour, markerfacecolor=face, markersize=8, capsize=4)
-        ax.set_xticks(range(len(report.models)), [LABELS.get(n, n).replace(", ", ",\n") for n in report.models], fontsize=8, rotation=60 if many else 0)
-        ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(report.models) - .5))
-        low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0
-        ax.set_ylim(low, ax.dataLim.y1 + .06*(ax.dataLim.y1 - low))
-    lost = extremes(decreases(report, attack, epsilon, k))
-    figure.suptitle(title_of(report.data, f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {lost}"), color=GREY, fontsize=10)
+            draw_fall(ax, x, found.loc["none", 0., name], found.loc[attack, epsilon, name], colour)
+        labels = [LABELS.get(n, n).replace(", ", ",\n") for n in names]
+        ax.set_xticks(range(len(names)), labels, fontsize=8, rotation=60 if many else 0)
+        ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(names) - .5))
+        low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0 # an AUC of 1/2 is luck
+        ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low))
+    finding = f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {extremes(decreases(report, attack, epsilon, k))}"
+    figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
 
 # %% ../nbs/05_end_to_end.ipynb #e930f92c
@@ -223,29 +254,34 @@ def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
     for ax, attack in zip(axes, attacks):
         for name in report.models:
             line = found[(found.model == name) & found.attack.isin(["none", attack])].sort_values("epsilon")
-            ax.errorbar(line.epsilon, line["mean"], np.nan_to_num(line.sd), marker="o", capsize=3, color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
+            ax.errorbar(line.epsilon, line["mean"], np.nan_to_num(line.sd), marker="o", capsize=3,
+                        color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
         ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15))
-        ax.set_title(attack, color=GREY, fontsize=10)
+        ax.set_title({"random": "random noise"}.get(attack, attack.upper()), color=GREY, fontsize=10)
     axes[0].set_ylabel(f"{METRICS[metric]}@{k}")
     legend_beside(figure, axes)
     means, largest = found.set_index(["model", "attack", "epsilon"])["mean"], max(report.settings.attack_epsilons)
     kept = extremes({m: means[m, attacks[-1], largest]/(means[m, "none", 0.] or np.nan) for m in report.models})
-    figure.suptitle(title_of(report.data, f"Kept under {attacks[-1].upper()} at ε = {largest:g}: {kept}"), color=GREY, fontsize=10)
+    finding = f"Kept under {attacks[-1].upper()} at ε = {largest:g}: {kept}"
+    figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
 
 # %% ../nbs/05_end_to_end.ipynb #491a72ea
 def plot_training(report: Report) -> Figure:
     "Loss and accuracy on training triples, stage by stage; the band spans the seeds."
     figure, axes = new_figure(2, width=8)
+    begin = report.curves[report.curves.model == "bpr-mf"].epoch.max()
     for ax, column, label in zip(axes, ("loss", "accuracy"), ("mean BPR loss", "triples in the right order")):
-        for name in report.models:
-            found = report.curves[report.curves.model == name].groupby("epoch")[column].agg(["mean", "min", "max"])
-            x = found.index + (0 if name == "bpr-mf" else report.curves[report.curves.model == "bpr-mf"].epoch.max())
-            ax.plot(x, found["mean"], color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
-            ax.fill_between(x, found["min"], found["max"], color=COLOURS.get(name, COLOURS["accent"]), alpha=.2, linewidth=0)
+        for name, curves in report.curves.groupby("model", sort=False):
+            found = curves.groupby("epoch")[column].agg(["mean", "min", "max"])
+            x, colour = found.index + (0 if name == "bpr-mf" else begin), COLOURS.get(name, COLOURS["accent"])
+            ax.plot(x, found["mean"], color=colour, label=LABELS.get(name, name))
+            ax.fill_between(x, found["min"], found["max"], color=colour, alpha=.2, linewidth=0)
         ax.set(xlabel="epoch", ylabel=f"{label} (train)")
     legend_beside(figure, axes)
-    figure.suptitle(title_of(report.data, "Training: BPR, then its continuations"), color=GREY, fontsize=11)
+    last = report.curves[report.curves.groupby(["model", "seed"]).epoch.transform("max") == report.curves.epoch]
+    losses = extremes(last.groupby("model", sort=False).loss.mean().to_dict(), ".3f")
+    figure.suptitle(title_of(report.data, f"Training loss at the end: {losses}"), color=GREY, fontsize=10)
     return figure
 
 # %% ../nbs/05_end_to_end.ipynb #9e31b7a2
@@ -253,29 +289,38 @@ def to_json(report: Report, config: dict|None = None) -> dict:
     "The report as plain values: `schema` 1."
     data = report.data
     rows = report.frame.astype(object).where(report.frame.notna(), None).to_dict("records")
-    dataset = dict(name=data.name, num_users=data.num_users, num_items=data.num_items, num_train=len(data), num_test=len(data.test_users),
-                   synthetic=data.synthetic, dropped=data.dropped, sources=data.sources)
-    environment = dict(apr_tutorial=__version__, python=platform.python_version(), tensorflow=tf.__version__, numpy=np.__version__,
-                       platform=platform.platform(), cpu_count=os.cpu_count())
+    dataset = dict(name=data.name, num_users=data.num_users, num_items=data.num_items, num_train=len(data),
+                   num_test=len(data.test_users), synthetic=data.synthetic, dropped=data.dropped, sources=data.sources)
+    environment = dict(apr_tutorial=__version__, python=platform.python_version(), tensorflow=tf.__version__,
+                       numpy=np.__version__, platform=platform.platform(), cpu_count=os.cpu_count())
     config = config or asdict(report.settings) | {"defences": {n: repr(a) for n, a in report.defences.items()}}
     timings = {n: None if s is None or np.isnan(s) else s for n, s in report.timings.items()}
-    return {"schema": 1, "dataset": dataset, "config": config, "environment": environment, "results": rows, "timings": timings, "resumed_from": report.resumed_from}
+    return {"schema": 1, "dataset": dataset, "config": config, "environment": environment,
+            "results": rows, "timings": timings, "resumed_from": report.resumed_from}
 
 # %% ../nbs/05_end_to_end.ipynb #30e9df6d
 PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "training": plot_training}
 
 def save_plot(figure: Figure, folder: Path, name: str):
     "Write name.png and name.svg, and close the figure."
-    for form in ("png", "svg"): write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+    for form in ("png", "svg"):
+        write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
     plt.close(figure)
 
-def save_report(report: Report, folder: Path, config: dict|None = None, plots: Mapping[str, Callable] = PLOTS, **further) -> Path:
-    "Write metrics.csv, the plots (png and svg), weights of the first seed, and last of all report.json with its `further` keys, each under its name only when whole."
+def save_report(
+    report: Report, folder: Path,
+    config: dict|None=None,           # every option, where the caller has more than the settings
+    plots: Mapping[str, Callable]=PLOTS,
+    **further,                        # more keys of report.json
+) -> Path:
+    "Write metrics.csv, plots, weights of the first seed, and last of all report.json: each under its name only when whole."
     folder = Path(folder)
     write_safely(folder/"metrics.csv", lambda file: report.frame.to_csv(file, index=False))
     for name, plot in plots.items():
-        if not len(report.curves) if name == "training" else report.frame.attack.nunique() == 1: continue # nothing was trained, or nothing attacked
+        if name == "training" and not len(report.curves): continue             # nothing was trained
+        if name != "training" and report.frame.attack.nunique() == 1: continue # nothing was attacked
         save_plot(plot(report), folder, name)
     for name in report.models.keys() & {"bpr-mf", *report.defences}:
         save_weights(folder/f"weights-{name}.npz", report.models[name], report.data)
-    return write_safely(folder/"report.json", lambda file: file.write(json.dumps(to_json(report, config) | further, indent=1, allow_nan=False).encode()))
+    text = json.dumps(to_json(report, config) | further, indent=1, allow_nan=False)
+    return write_safely(folder/"report.json", lambda file: file.write(text.encode()))

@@ -1,9 +1,12 @@
 """What the tests share."""
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,27 @@ def run(*command, cwd=ROOT, env=None, timeout=600):
     "Run a command to its end, with `env` added to the environment (a value of None takes a variable away)."
     env = {k: v for k, v in {**os.environ, **(env or {})}.items() if v is not None}
     return subprocess.run([str(c) for c in command], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
+
+
+@contextmanager
+def background(*command, cwd, env=None):
+    "A command that goes on until the block ends, and the file with what it says."
+    log = Path(cwd) / "log.txt"
+    with open(log, "w", encoding="utf-8") as out:
+        process = subprocess.Popen([str(c) for c in command], cwd=cwd, env={**os.environ, **{k: str(v) for k, v in (env or {}).items()}},
+                                   stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process, log
+    finally:  # the whole group that it leads: it may have started others, and a server takes a moment to end its kernels
+        sign = signal.SIGTERM
+        for attempt in range(60):
+            process.poll()
+            try:
+                os.killpg(process.pid, sign)
+            except ProcessLookupError:
+                break
+            sign = 0 if attempt < 40 else signal.SIGKILL  # 0: only look whether anybody is left
+            time.sleep(0.5)
 
 
 @pytest.fixture
@@ -54,3 +78,17 @@ def tree(tmp_path):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     return copy
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    "A browser without a window. Where there is none, the test is skipped aloud."
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no browser: install chromium (Debian: apt-get install chromium), or google-chrome, and see that it is on PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,11 +1,22 @@
 """The command line by its contract: outputs, exit codes, interruption, and what bad input leaves behind (nothing)."""
 import gzip
 import json
+import os
 import random
+import re
+import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
+
+try:
+    import fcntl
+    import pty
+    import termios
+except ImportError:  # Windows
+    pty = None
 
 import numpy as np
 import pandas as pd
@@ -325,3 +336,132 @@ def test_foreign_checkpoints_are_refused(note, tmp_path):
     np.savez(tmp_path / "c.npz", factors=np.zeros((3, 4)), state=np.zeros((3, 4)), note=np.array(note))
     with pytest.raises(DataError, match="is not a checkpoint|made under other settings"):
         fit(BPRMF(20, 40, 4), synthetic(20, 40, activity=8), epochs=1, checkpoint=tmp_path / "c.npz", progress=False)
+
+
+def in_terminal(command, columns=80, **env):
+    "What a program writes to a terminal of this width, as bytes, and its exit code."
+    pid, terminal = pty.fork()
+    if pid == 0:
+        width = {k: v for k, v in (os.environ | {"TERM": "xterm-256color"} | env).items() if k not in ("COLUMNS", "LINES", *(() if "NO_COLOR" in env else ("NO_COLOR",)))}
+        os.execvpe(command[0], [str(c) for c in command], width)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    said = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # how Linux says that the other side has closed
+            part = b""
+        if not part:
+            break
+        said += part
+    os.close(terminal)
+    return said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def on_screen(said):
+    "The lines that are left on the screen: without escape sequences, and of each line what stands after its last carriage return."
+    return [line.rstrip("\r").split("\r")[-1] for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).split("\n")]
+
+
+COLOURED = re.compile(r"\x1b\[[0-9;]*m")
+COLOUR_ITSELF = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+@pytest.mark.skipif(pty is None, reason="no pseudo-terminals on this platform")
+@pytest.mark.parametrize("columns", [80, 60])
+def test_run_in_a_terminal(columns, folder, tmp_path):
+    "Bars and colour; no line wider than the terminal, except paths and calls, which must stay whole; NO_COLOR takes the colour away."
+    said = {}
+    for name, env in {"colour": {}, "plain": {"NO_COLOR": "1"}}.items():
+        command = [sys.executable, "-m", "apr_tutorial", "run", "--dataset", folder, "--k", "5,20", "--out", tmp_path / name, "--seeds", "2", *QUICK]
+        said[name], code = in_terminal(command, columns, PYTHONPATH=str(ROOT), **env)
+        assert code == 0, said[name]
+    assert COLOUR_ITSELF.search(said["colour"]) and not COLOUR_ITSELF.search(said["plain"])
+    assert "bpr-mf: 100%|" in said["plain"].replace("\r", "\n")  # the bar, drawn over itself
+    for text in said.values():
+        lines = on_screen(text)
+        table = lines[next(n for n, line in enumerate(lines) if "clean → under pgd, ε = 1" in line):]
+        assert re.search(r"★? *\.\d{4} → +★?\.\d{4} [▼▲]\d+%", "\n".join(table)) and "±" in "\n".join(table)
+        until = next(n for n, line in enumerate(table) if line.startswith("Files in"))
+        assert max(len(line) for line in table[:until] if not line.startswith("★")) <= columns
+        assert any(line.startswith("  apr-tutorial recommend --weights") and line.endswith("recs.tsv") for line in table)
+
+
+def test_run_into_a_file(folder, tmp_path, cli):
+    "No escape sequence, no carriage return, no bar; the table is the whole of standard output."
+    done = cli("run", "--dataset", folder, "--k", "5,20", "--out", "out", *QUICK)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.stdout)
+    for name in ("report.json", "metrics.csv", "before_after", "weights-*.npz"):
+        assert name in done.stdout
+    best = [line for line in done.stdout.splitlines() if "★" in line and "→" in line]
+    assert 1 <= len(best) <= 3  # a star for the best clean value, one for the best attacked, in each metric
+
+
+def test_the_next_call_can_be_copied(folder, tmp_path, cli):
+    "The calls that a run ends with work as they stand, with a blank in the name of the file and a seed of one's own."
+    source = tmp_path / "my log.csv"
+    source.write_text("".join(f"{u},{i},1\n" for u in range(20) for i in random.Random(u).sample(range(40), 9)))
+    done = cli("run", "--dataset", source, "--seed", "7", "--no-control", "--attacks", "random", "--k", "5", "--out", "out", *QUICK)
+    calls = [shlex.split(line) for line in done.stdout.split("Next:\n")[1].splitlines() if line]
+    assert [call[:2] for call in calls] == [["apr-tutorial", "recommend"], ["apr-tutorial", "audit"]]
+    for call in calls:
+        again = cli(*call[1:])
+        assert again.returncode == 0, again.stderr
+    assert (tmp_path / "recs.tsv").exists()
+
+
+def test_output_without_arrows(finished, folder, cli):
+    "Where the encoding of the output has no arrows, plain letters stand for them."
+    done = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", folder, "--k", "5", "--attacks", "pgd", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "->" in done.stdout and "?" not in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("command", [[], ["run"], ["audit"], ["recommend"], ["datasets"]])
+def test_help_teaches(command, columns):
+    "Purpose, examples to copy, and for each option what it means; quick, without TensorFlow, as wide as the terminal, no escape sequence in a pipe."
+    env = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")} | {"COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
+    call = [sys.executable, "-X", "importtime", "-m", "apr_tutorial", *command, "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, encoding="utf-8", env=env, cwd=ROOT)
+    assert done.returncode == 0 and "tensorflow" not in done.stderr and "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= columns and "…" not in done.stdout.replace("weights-….npz", "").replace("N+1, …", "")
+    if not command:
+        assert all(code in done.stdout for code in ("Exit codes", " 0 ", " 2 ", " 3 ", " 4 ", "130, 143"))
+        return
+    import typer.main
+    from apr_tutorial.cli import app
+    if columns == 80:
+        examples = [line.strip() for line in done.stdout.split("Examples:")[1].splitlines() if line.strip()]
+        assert 2 <= len(examples) <= 4 and all(line.startswith("apr-tutorial ") for line in examples)
+    options = [p for p in typer.main.get_command(app).commands[command[0]].params if p.name != "help"]
+    assert all(p.help and p.opts[0] in done.stdout for p in options)
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+    given = {"defences": "apr", "epochs": "100", "epsilon": "0.5"} if command == ["run"] else {}
+    assert all(f"[default: {value}]" in shown for value in given.values())
+
+
+def test_examples_of_the_help_are_valid(tmp_path, monkeypatch):
+    "Each example is accepted: it names options that exist. The data are not there, so none of them computes anything."
+    from typer.testing import CliRunner
+    import typer.main
+    from apr_tutorial.cli import app
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APR_TUTORIAL_DATA", str(tmp_path))
+    for name, command in typer.main.get_command(app).commands.items():
+        for line in filter(None, command.epilog.split("\n\n")[1:]):
+            call = shlex.split(line)[1:]
+            assert call[0] in ("run", name) and len(line) <= 78
+            if "--dataset" in call and "movielens" not in line:
+                done = CliRunner().invoke(app, call)
+                assert done.exit_code == 2 and "neither a file nor a folder" in done.output, (line, done.output)
+
+
+def test_a_log_gets_a_line_now_and_then(tmp_path):
+    "Where there is no terminal a long training says so in plain lines, a short one nothing."
+    script = ("import sys, time\nfrom apr_tutorial import data\ndata.LogLines.every = float(sys.argv[1])\n"
+              "with data.progress_bar('bpr-mf', total=20) as bar:\n    for n in range(20): time.sleep(.01); bar.set_postfix(loss=.5); bar.update()\n")
+    said = [subprocess.run([sys.executable, "-c", script, seconds], capture_output=True, text=True, cwd=ROOT).stderr for seconds in (".05", "60")]
+    lines = said[0].splitlines()
+    assert 2 <= len(lines) <= 5 and all(re.fullmatch(r"bpr-mf: \d+/20 in [\d:]+, [\d:?]+ left, loss=0.5", line) for line in lines), said
+    assert "\r" not in said[0] and said[1] == ""
