@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
 # %% ../nbs/08_comparison.ipynb #800ee0dd
 from .charts import COLOURS, GREY, new_figure, title_of

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from conftest import ROOT, background
 
+pytestmark = pytest.mark.long  # a minute and more; needs a browser
 NOTEBOOKS = [p.name for p in sorted(ROOT.glob("nbs/[!_.]*.ipynb"))]
 SHORT = ["00_charts.ipynb", "03_attack.ipynb", "12_explorer.ipynb"]
 FEW_MINUTES = 300  # what all of them together may take on two idle cores

@@ -39,7 +39,7 @@ def test_served_lists_are_those_of_recommend(kind, tmp_path):
                             cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr[-2000:]
     items, scores = json.loads(answer.stdout.splitlines()[-1])
-    expected = recommend(model, data, k=50)
+    expected = recommend(model, data, k=40)
     for user, row, score in zip(users, items, scores):
         own = expected[expected.user.astype(str) == str(user)]
         assert [str(i) for i in row[:len(own)]] == [str(i) for i in own.item]
