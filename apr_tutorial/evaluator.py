@@ -26,11 +26,14 @@ from .model import RecommenderModel, check_fits, write_safely
 BLOCK = 256 # users at a time
 
 def blocks(model: RecommenderModel, users: np.ndarray, size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
-    "Slices of `users`, each with the [size, I] scores of its users, valid until the next. Raises `DataError` where a score could be infinite."
+    """Slices of `users`, each with the [size, I] scores of its users, valid until the next.
+
+    Raises `DataError` where a score could be infinite."""
     p, q, b = model.user_factors[users], model.item_factors, model.item_bias
     farthest = lambda a: float(max(a.max(initial=0), -a.min(initial=0)))
     largest = p.shape[1]*farthest(p)*farthest(q) + (0 if b is None else farthest(b)) # no score can be larger
-    if not largest < np.finfo(np.float32).max: raise DataError(f"{model.name}: scores are not finite; its factors are, or are too large. Did training diverge?")
+    if not largest < np.finfo(np.float32).max:
+        raise DataError(f"{model.name}: scores are not finite; its factors are not, or are too large. Did training diverge?")
     memory = np.empty((min(size, len(p)), len(q)), np.float32)
     for start in range(0, len(users), size):
         part = p[start:start + size]
@@ -128,7 +131,8 @@ def check_k(data: Interactions, ks: Sequence[int]):
     "Refuse list lengths that nobody's candidates can fill."
     most = data.num_items - int(np.diff(data.indptr)[data.test_users].min())
     for k in ks:
-        if not 1 <= k <= most: raise DataError(f"k {k}: expected 1 to {most}, the largest number of candidates that a test user of {data.name} has.")
+        if not 1 <= k <= most:
+            raise DataError(f"k {k}: expected 1 to {most}, the largest number of candidates that a test user of {data.name} has.")
 
 def evaluate(
     model: RecommenderModel, data: Interactions,
@@ -146,7 +150,9 @@ def evaluate(
 def table(metrics: Metrics, k: Sequence[int] = (10, 50, 100)) -> pd.DataFrame:
     "One row for each k: HR, nDCG, AUC (which does not depend on k), coverage, ARP, Gini index, long tail."
     rows = [dict(k=n, hr=metrics.hr(n), ndcg=metrics.ndcg(n), auc=metrics.auc) for n in k]
-    if metrics.lists is not None: rows = [row | {name: getattr(metrics, name)(row["k"]) for name in ("coverage", "arp", "gini", "long_tail")} for row in rows]
+    if metrics.lists is not None:
+        of_lists = "coverage", "arp", "gini", "long_tail"
+        rows = [row | {name: getattr(metrics, name)(row["k"]) for name in of_lists} for row in rows]
     return pd.DataFrame(rows)
 
 def curve(metrics: Metrics, metric: str, up_to: int) -> np.ndarray:
@@ -157,7 +163,8 @@ def curve(metrics: Metrics, metric: str, up_to: int) -> np.ndarray:
 def interval(values: np.ndarray, seed: int = 0, level: float = .95, resamples: int = 2000) -> tuple[float, float]:
     "Percentile bootstrap interval of the mean over users; for a comparison pass the users' differences."
     if np.ptp(values) == 0: return (float(values.mean()),)*2
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=level, method="percentile", batch=100, rng=generator(seed))
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=level,
+                            method="percentile", batch=100, rng=generator(seed))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 # %% ../nbs/02_evaluator.ipynb #f003509e
