@@ -32,6 +32,15 @@ def run(*command, cwd=ROOT, env=None, timeout=600):
     return subprocess.run([str(c) for c in command], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    "What a test leaves in the environment (the command line names a backend for plots) would reach the processes of later ones."
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @contextmanager
 def background(*command, cwd, env=None):
     "A command that goes on until the block ends, and the file with what it says."
