@@ -103,12 +103,13 @@ def metric_texts(x: Explorer, e: int) -> list[str]:
 
 def user_texts(x: Explorer, e: int, n: int) -> list[str]:
     "What the slots of the lists say at budget number `e` for user number `n`: for each model items and marks, what left, the test item."
-    names, said = [*map(str, x.data.item_ids), ""], []
+    name = lambda item: str(x.data.item_ids[item]) if item >= 0 else ""
+    said = []
     for lists, places in zip(x.lists[:, :, n], x.places[:, :, n]):
-        for item, mark in zip(lists[e], marks(lists[e], lists[0], x.tests[n])): said += [names[item], mark]
-        left = [names[i] for i in lists[0] if i not in lists[e]]
+        for item, mark in zip(lists[e], marks(lists[e], lists[0], x.tests[n])): said += [name(item), mark]
+        left = [name(i) for i in lists[0] if i not in lists[e]]
         said.append(f"left the list: {', '.join(left) or 'nothing'}")
-        said.append(f"test item {names[x.tests[n]]} at place {places[e]}, without attack {places[0]}")
+        said.append(f"test item {name(x.tests[n])} at place {places[e]}, without attack {places[0]}")
     return said
 
 # %% ../nbs/12_explorer.ipynb #58a8f6a2
@@ -164,7 +165,7 @@ def lists_html(x: Explorer, texts: Sequence[str]) -> str:
     texts, out, mark = iter(texts), [], ' class="mark"'
     for model in x.models:
         rows = [f'<tr><td>{n}</td>{slot("td", next(texts))}{slot("td", next(texts), mark)}</tr>' for n in range(1, x.lists.shape[-1] + 1)]
-        head = "".join(f'<th scope="col">{h}</th>' for h in ("place", "item", "since the attack"))
+        head = "".join(f'<th scope="col">{h}</th>' for h in ("place", "item", "against the clean list"))
         out.append(f'<div><table><caption style="border-left: .5em solid {COLOURS.get(model, GREY)}">{escape(LABELS.get(model, model))}</caption>'
                    f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{slot("p", next(texts))}{slot("p", next(texts))}</div>')
     return f'<div class="lists">{"".join(out)}</div>'

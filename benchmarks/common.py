@@ -1,4 +1,5 @@
 """What the benchmarks share: contestants in processes of their own, paired ratios, and results that are written whole."""
+import argparse
 import importlib.util
 import os
 import platform
@@ -231,3 +232,13 @@ def run(main: Callable[[], None]):
         main()
     except ContestantError as error:
         sys.exit(str(error))
+
+
+def study_parser(name: str, doc: str, dataset: str, seeds: int) -> argparse.ArgumentParser:
+    "The options that every study takes, with its own defaults."
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
+    parser.add_argument("--dataset", default=dataset, help="a name or a folder, as for `run`")
+    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
+    parser.add_argument("--quick", action="store_true", help="a short trial; its numbers mean nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    return parser

@@ -3,13 +3,12 @@
 The same call of `run_experiment` as `apr-tutorial run --defences …`, kept so that the chapters *End to end* and *Defences compared* can show
 it without waiting. The rows are the report's. Beside them, the place of each test item within the first k, so that users can be paired.
 """
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .common import RESULTS, circumstances, markdown, write_results
+from .common import circumstances, markdown, study_parser, write_results
 
 SEED = 42  # the first; the others follow
 KEYS = ["model", "attack", "epsilon", "seed"]
@@ -44,11 +43,7 @@ def summary(report) -> list[dict]:
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="movielens-500", help="a name or a folder, as for `run`")
-    parser.add_argument("--seeds", type=int, default=4, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="a trial of a minute; its numbers mean nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser = study_parser("comparison", __doc__, "movielens-500", seeds=4)
     args = parser.parse_args()
     from apr_tutorial.comparison import plot_tradeoff
     from apr_tutorial.data import load_dataset

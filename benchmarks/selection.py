@@ -3,14 +3,13 @@
 Each stage is trained twice, on everything and with an item of each user held out. Test figures come from the first, validation
 figures from the second, as in a search followed by a training anew.
 """
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .common import RESULTS, circumstances, markdown, write_results
+from .common import circumstances, markdown, study_parser, write_results
 
 K = 100
 
@@ -71,11 +70,7 @@ def chart(rows: pd.DataFrame):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="movielens-500", help="a name or a folder, as for `run`")
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="a trial of seconds; its numbers mean nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser = study_parser("selection", __doc__, "movielens-500", seeds=10)
     args = parser.parse_args()
     from apr_tutorial.data import load_dataset
 

@@ -3,7 +3,6 @@
 One item of each user is held out, and every model is judged on those items (to choose by) and on the test items (to report). A model
 that is trained already is not trained again: its rows are kept in a file.
 """
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import RESULTS, circumstances, markdown, write_results
+from .common import circumstances, markdown, study_parser, write_results
 
 K = 100
 ATTACK = 1.  # budget of PGD
@@ -116,12 +115,8 @@ def chart(rows: pd.DataFrame, grid: Grid):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sensitivity", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="movielens-100k", help="a name or a folder, as for `run`")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="a trial of a minute; its numbers mean nothing")
+    parser = study_parser("sensitivity", __doc__, "movielens-100k", seeds=3)
     parser.add_argument("--state", type=Path, help="file of finished rows (default: runs/sensitivity-DATASET.csv)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     grid = Grid(args.dataset, seeds=tuple(range(1, args.seeds + 1))) if not args.quick else Grid(args.dataset, **{f: getattr(QUICK, f) for f in ("sizes", "epsilons", "adv_regs", "seeds", "epochs")})
     name = f"sensitivity-{Path(args.dataset).name}"

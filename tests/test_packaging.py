@@ -181,13 +181,19 @@ def test_cells_are_short(notebook):
     assert not [source for source, _ in code_cells(notebook) if len(lines_of(source)) > 25]
 
 
+def measured(path):
+    "Words of prose and lines of code of a notebook; what stands in fences is neither."
+    prose = "\n".join("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
+    words = len(re.findall(r"\w+", re.sub(r"```.*?```", "", prose, flags=re.S)))
+    return words, sum(len(lines_of(source)) for source, _ in code_cells(path))
+
+
 def test_chapters_are_taught_alike():
     wrong = []
     for path in CHAPTERS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        words = len(re.findall(r"\w+", re.sub(r"```.*?```", "", prose, flags=re.S)))
-        code = sum(len(lines_of(source)) for source, _ in code_cells(path))
+        words, code = measured(path)
         if path.name not in PAGES and not 1.95 <= words / code <= 4.05:
             wrong.append(f"{path.name}: {words / code:.1f} words for each line of code, expected 2 to 4")
         exercises = re.search(r"^## Exercises$(.*?)(?=^## |\Z)", prose, re.M | re.S)[1]
@@ -210,6 +216,5 @@ def test_minutes_on_the_home_page():
     home = (ROOT / "nbs/index.ipynb").read_text(encoding="utf-8")
     said = {name: (int(prose), int(both)) for name, prose, both in re.findall(r'\\"(\w+)\\": \((\d+), (\d+)\)', home)}
     for path in CHAPTERS:
-        words = len(re.findall(r"\w+", "\n".join("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")))
-        code = sum(len(lines_of(source)) for source, _ in code_cells(path))
+        words, code = measured(path)
         assert abs(said[path.stem][0] - words / 200) <= 2 and abs(said[path.stem][1] - words / 200 - code / 25) <= 4, (path.name, words / 200, code / 25)
