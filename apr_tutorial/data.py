@@ -232,11 +232,11 @@ def read_folder(folder: Path, name: str|None = None) -> Interactions:
     "A published split: `trainingset.tsv` and `testset.tsv` (or `.gz`), tab-separated, no header."
     paths = [part(folder, f"{which}set.tsv") for which in ("training", "test")]
     train, test = map(read_rows, paths)
-    return interactions(train, test, name or folder.resolve().name, sources={p.name: sha256(p) for p in paths})
+    return interactions(train, test, name or folder.resolve().name or "data", sources={p.name: sha256(p) for p in paths})
 
 def read_file(path: Path, seed: int = 42) -> Interactions:
     "One `.tsv` or `.csv` file (or `.gz`), split leave-one-out."
-    return interactions(read_rows(path, header=True), None, path.name.split(".")[0], seed, sources={path.name: sha256(path)})
+    return interactions(read_rows(path, header=True), None, path.name.strip(".").split(".")[0] or "data", seed, sources={path.name: sha256(path)})
 
 # %% ../nbs/00_data.ipynb #650b40c2
 @dataclass(frozen=True)
@@ -358,9 +358,8 @@ def load_dataset(
             return synthetic()
     if dataset == "synthetic": return synthetic()
     if dataset in DATASETS: return read_folder(find_folder(DATASETS[dataset], progress), dataset)
-    path = Path(dataset)
-    if path.is_dir(): return read_folder(path)
-    if path.is_file(): return read_file(path, seed)
+    if os.path.isdir(dataset): return read_folder(Path(dataset))
+    if os.path.isfile(dataset): return read_file(Path(dataset), seed)
     raise DataError(f"dataset '{dataset}': neither a file nor a folder, nor one of {', '.join(DATASETS)}, synthetic, auto.")
 
 # %% ../nbs/00_data.ipynb #40fee105
