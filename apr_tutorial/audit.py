@@ -40,15 +40,16 @@ def in_order(rows: np.ndarray, ids: Sequence, own: np.ndarray, what: str) -> np.
         raise DataError(f"{what}_ids: {named} {verb} {how}; expected each {what} of the data exactly once.")
     return rows[first[np.searchsorted(unique, own)]]
 
-# %% ../nbs/09_audit.ipynb #5a594fbd
+# %% ../nbs/09_audit.ipynb #c31b7e05
 def check_upright(tables: Mapping[str, np.ndarray], data: Interactions):
     "Refuse tables `user`, `item` with a column where the data have a user or an item. Raises `DataError`."
     sizes = dict(user=data.num_users, item=data.num_items)
     for what, table in tables.items():
-        shape = np.shape(table)
+        shape = getattr(table, "shape", ())
         if len(shape) == 2 and shape[0] not in sizes.values() and shape[1] == sizes[what]:
             raise DataError(f"{what}_factors: shape {shape}; {data.name} has {sizes[what]} {what}s. Is the table transposed? Expected a row for each.")
 
+# %% ../nbs/09_audit.ipynb #5a594fbd
 def audited_model(
     user_factors: np.ndarray, item_factors: np.ndarray, # [U, d] and [I, d]
     data: Interactions, item_bias: np.ndarray|None=None, # [I]

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 # %% ../nbs/05_end_to_end.ipynb #b8ec9ff6
 from . import __version__
 from .charts import COLOURS, GREY, add_legend, new_figure, title_of
-from .data import Interactions
+from .data import DataError, Interactions
 from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel
-from .model import check_settings, copy_of, fit, save_weights, write_safely
+from .model import check_settings, check_whole, copy_of, fit, save_weights, write_safely
 from .evaluator import Metrics, check_k, positions, table, top_items
 from .attack import check_epsilon, fgsm, pgd, random_noise
 from .apr import APR
@@ -155,6 +155,8 @@ def joined(histories: Mapping[str, list[History]], seeds: tuple, part: str) -> p
 def check_everything(data: Interactions, settings: Settings, defences: Mapping[str, Adversary]):
     "Refuse what can't work before an hour of training, not after it. Raises `DataError`."
     check_k(data, settings.k)
+    if not len(settings.seeds): raise DataError("seeds: none given; expected at least one.")
+    check_whole(0, adversarial_epochs=settings.adversarial_epochs); check_whole(1, embedding_size=settings.embedding_size)
     for epsilon in settings.attack_epsilons: check_epsilon(epsilon)
     for adversary in (None, *defences.values()):
         check_settings(data, settings.epochs, settings.learning_rate, settings.optimizer, settings.batch_size,
