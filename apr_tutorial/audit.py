@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from .charts import ATTACKS, COLOURS, GREY, add_legend, new_figure, title_of
 from .data import DataError, Interactions
-from .model import Factors, RecommenderModel, check_factors, unreadable
+from .model import Factors, RecommenderModel, check_factors, load_plain, unreadable
 from .evaluator import Metrics, interval
 from .attack import fgsm, pgd, random_noise
 from .end_to_end import (METRICS, Report, Settings, check_everything, evaluations, headline,
@@ -73,8 +73,8 @@ def audited_model(
 # %% ../nbs/09_audit.ipynb #3213fce6
 def read_array(path: Path) -> np.ndarray:
     "The array of a `.npy` file, never unpickled. Raises `DataError`."
-    try: array = np.load(path, allow_pickle=False)
-    except Exception as error: raise unreadable(path, ".npy file of numbers", error) from None # NumPy's parser raises a dozen kinds
+    try: array = load_plain(path)
+    except Exception as error: raise unreadable(path, ".npy file of numbers", error) from None
     if isinstance(array, np.ndarray): return array
     raise DataError(f"{path}: is an .npz; expected a .npy file with one array, as numpy.save writes it.")
 
