@@ -164,6 +164,9 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
     "A frame from anywhere with its numbers as numbers. Raises `DataError`."
     if missing := {"user", "item"} - set(frame):
         raise DataError(f"{frame.attrs.get('source', 'data')}: no column {' and '.join(sorted(missing))}; expected user, item and perhaps rating, timestamp.")
+    for column in ("user", "item"):
+        unknown = np.flatnonzero(frame[column].isna())
+        if len(unknown): fail_at(frame, unknown[0], f"{column} id is missing. Leave such rows out.")
     numbers = [c for c in ("rating", "timestamp") if c in frame and frame[c].dtype.kind != "M"] # dates have an order of their own
     return frame.assign(**{c: to_number(frame, c) for c in numbers})
 
