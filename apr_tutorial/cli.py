@@ -39,13 +39,14 @@ def quiet_import():
             os.dup2(kept, 2)
             os.close(kept)
 
-# %% ../nbs/90_cli.ipynb #1607c25b
+# %% ../nbs/90_cli.ipynb #42065700
 def visible(text: str) -> str:
     "The text with escapes for control characters, by which a name could rewrite the terminal."
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 def say(text: str): print(visible(text), file=sys.stderr, flush=True)
 
+# %% ../nbs/90_cli.ipynb #1607c25b
 def exit_code(error: BaseException) -> int|None:
     "The contract's exit code for an error, None for one that is a bug."
     from apr_tutorial.data import DataError, DownloadError
