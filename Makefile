@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long export notebooks lab site quarto address clean
+.PHONY: help run test test-long export notebooks lab site quarto address audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ quarto:
 address: $(VENV)/.installed-dev ## after a change of user or repo in settings.ini: rewrite what is derived from them
 	$(BIN)/python tools/address.py
 	$(BIN)/nbdev_export
+
+# --strict: a package that could not be looked up fails the audit instead of passing it. The versions are listed all the same.
+audit: $(VENV)/.installed-dev ## list what is installed, and ask PyPI for its known vulnerabilities
+	@$(BIN)/python -m venv $(VENV)/pip-audit && $(VENV)/pip-audit/bin/pip install -q 'pip-audit>=2.7'
+	@$(BIN)/pip freeze --exclude-editable | tee $(VENV)/versions.txt
+	$(VENV)/pip-audit/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/versions.txt
 
 clean: ## remove what the commands wrote, runs/ and the virtual environments excepted
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache .hypothesis .coverage htmlcov nbs/nbdev.yml

@@ -436,8 +436,8 @@ def load_dataset(
     if dataset == "synthetic": return synthetic()
     if dataset in DATASETS: return read_folder(find_folder(DATASETS[dataset], progress), dataset)
     path = Path(dataset)
-    if path.is_dir(): return read_folder(path)
-    if path.is_file(): return read_file(path, seed)
+    if os.path.isdir(path): return read_folder(path) # unlike path.is_dir() it takes a name of any length
+    if os.path.isfile(path): return read_file(path, seed)
     raise DataError(f"dataset '{dataset}': neither a file nor a folder, nor one of {', '.join(DATASETS)}, synthetic, auto.")
 
 # %% ../nbs/00_data.ipynb #40fee105
