@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defending', 'attacking', 'choosing', 'writing',
-           'EXIT_CODES', 'app', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'say', 'exit_code', 'guarded',
-           'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths', 'out_folder', 'claim',
-           'some_path', 'option', 'within', 'about', 'command', 'run', 'settings_from', 'check_selection',
+           'EXIT_CODES', 'app', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'visible', 'say', 'exit_code',
+           'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths', 'out_folder',
+           'claim', 'some_path', 'option', 'within', 'about', 'command', 'run', 'settings_from', 'check_selection',
            'selection_of', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
            'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
            'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
-import functools, inspect, itertools, math, os, shlex, signal, sys, tempfile, warnings
+import functools, inspect, itertools, math, os, re, shlex, signal, sys, tempfile, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,9 +39,14 @@ def quiet_import():
             os.dup2(kept, 2)
             os.close(kept)
 
-# %% ../nbs/90_cli.ipynb #1607c25b
-def say(text: str): print(text, file=sys.stderr, flush=True)
+# %% ../nbs/90_cli.ipynb #42065700
+def visible(text: str) -> str:
+    "The text with escapes for control characters, by which a name could rewrite the terminal."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
+def say(text: str): print(visible(text), file=sys.stderr, flush=True)
+
+# %% ../nbs/90_cli.ipynb #1607c25b
 def exit_code(error: BaseException) -> int|None:
     "The contract's exit code for an error, None for one that is a bug."
     from apr_tutorial.data import DataError, DownloadError
@@ -75,7 +80,7 @@ def show_warning(text: str, loud: bool):
     from rich.console import Console
     from rich.panel import Panel
     from rich.text import Text
-    Console(stderr=True).print(Panel(Text(text), title="SYNTHETIC DATA", style="bold red"))
+    Console(stderr=True).print(Panel(Text(visible(text)), title="SYNTHETIC DATA", style="bold red"))
 
 # %% ../nbs/90_cli.ipynb #c9c6b208
 class Signals:
@@ -139,6 +144,7 @@ def out_folder(out: Path|None, dataset: str, resume: bool, resumable: bool = Tru
     "The folder of this run, and whether a finished report stands there already; `resumable`: could one go on there?"
     from apr_tutorial.data import DataError
     if out is None:
+        dataset = re.sub(r"[^\w.-]+", "-", dataset)[:60] # one name, inside runs/, whatever the data are called
         n = next(n for n in itertools.count(1) if not Path(f"runs/{dataset}-{n}").exists())
         last = Path(f"runs/{dataset}-{n - 1}")
         return (last if resume and n > 1 and not (last/"report.json").exists() else Path(f"runs/{dataset}-{n}")), False
@@ -333,6 +339,7 @@ PLAIN = str.maketrans({"→": "->", "▼": "-", "▲": "+", "★": "*", "±": "+
 
 def printable(text: str) -> str:
     "The text, in plain letters where the encoding of standard output lacks its signs."
+    text = visible(text)
     try: text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError): return text.translate(PLAIN)
     return text

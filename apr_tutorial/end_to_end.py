@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'continuations', 
            'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
-import json, os, platform, statistics, time
+import json, os, platform, statistics, time, warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -305,8 +305,10 @@ PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "traini
 
 def save_plot(figure: Figure, folder: Path, name: str):
     "Write name.png and name.svg, and close the figure."
-    for form in ("png", "svg"):
-        write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph") # a name in letters that the font lacks shows boxes
+        for form in ("png", "svg"):
+            write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
     plt.close(figure)
 
 def save_report(
