@@ -335,7 +335,7 @@ BESIDE = ("dataset", "out", "resume", "quiet", "checkpoint_every") # options tha
 def record_of(config: dict, data) -> dict:
     "What decides the numbers of a run, as plain values: options, fingerprints of the data, versions."
     from apr_tutorial.model import fingerprint, np, tf
-    parts = {"training pairs": [data.users, data.items], "order in time of the training pairs": [data.order], "test items": [data.test_users, data.test_items],
+    parts = {"training pairs": [data.users, data.items], "times of the training pairs": [data.order], "test items": [data.test_users, data.test_items],
              "user ids": [data.user_ids], "item ids": [data.item_ids]}
     prints = {name: fingerprint({str(n): np.array(array) for n, array in enumerate(arrays) if array is not None}) for name, arrays in parts.items()}
     record = dict(options={name: value for name, value in config.items() if name not in BESIDE}, data=prints, versions=dict(tensorflow=tf.__version__, numpy=np.__version__))
