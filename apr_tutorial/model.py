@@ -298,8 +298,10 @@ def export_lists(path: Path, model: RecommenderModel, data: Interactions, format
         tf.saved_model.save(lists, str(partial), signatures=lists.serve)
         for file in filter(Path.is_file, partial.rglob("*")):
             with open(file, "r+b") as written: os.fsync(written.fileno())
+        for place in (partial, *filter(Path.is_dir, partial.rglob("*"))): sync_folder(place)
         if path.is_dir(): path.rmdir()
         partial.rename(path)
+        sync_folder(path.parent)
     finally:
         logger.setLevel(level)
         shutil.rmtree(partial, ignore_errors=True)
@@ -511,13 +513,13 @@ def train_step(ids: tf.Tensor, tables: Tables, slots: tf.Tensor, hyper: Hyper, r
 class Compiled:
     "A function (one, …) compiled by XLA at its first call, with `one` = 1; run as it is, with None, where the platform can't."
     def __init__(self, function: Callable):
-        self.function, self.one = function, tf.constant(1.)
+        self.function, self.one = function, 1. # no tensor yet: it would settle TensorFlow's threads on import
         self.run = tf.function(function, jit_compile=True, autograph=False)
 
     def __call__(self, *args):
-        try: return self.run(self.one, *args)
+        if self.one is None: return self.run(None, *args)
+        try: return self.run(tf.constant(self.one), *args)
         except tf.errors.OpError as error:
-            if self.one is None: raise
             warnings.warn(f"XLA can't compile here ({type(error).__name__}); the same step runs uncompiled, and slower.")
             self.run, self.one = tf.function(self.function, autograph=False), None
             return self.run(None, *args)
