@@ -7,10 +7,10 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'say', 'exit_code',
            'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths', 'alone_in',
            'finished_in', 'out_folder', 'make_folder', 'claim', 'option', 'within', 'about', 'command', 'run',
-           'settings_from', 'check_selection', 'selection_of', 'record_of', 'differences', 'begin', 'as_words',
-           'saying_how_to_go_on', 'write_report', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid',
-           'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend',
-           'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
+           'settings_from', 'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin',
+           'as_words', 'saying_how_to_go_on', 'write_report', 'execute', 'printable', 'put', 'short', 'change',
+           'glance', 'grid', 'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps', 'after_run',
+           'recommend', 'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, shlex, signal, sys, tempfile, warnings
@@ -348,18 +348,23 @@ def differences(before: dict, now: dict) -> list[str]:
     return options + [f"the {name} differ" for name in unlike("data")]
 
 # %% ../nbs/90_cli.ipynb #e78770cb
+def seen_before(path: Path, now: dict) -> int:
+    "How often the run of this record was resumed. Raises `DataError` where it is not that of `now`, naming what differs."
+    from apr_tutorial.data import DataError
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other, versions, times = differences(before, now), before["versions"], int(before["resumed"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: can't be read ({error}). Remove {path.parent} to start afresh.") from None
+    if other: raise DataError(f"--out {path.parents[1]}: was begun otherwise: {'; '.join(other)}. Repeat that call with --resume, or name another folder.")
+    if versions != now["versions"]: warnings.warn(f"begun with {versions}, resumed with {now['versions']}: the last digits may differ.")
+    return times
+
 def begin(folder: Path, config: dict, data) -> int:
     "Write down what decides the numbers; where checkpoints wait, see that it is the same. How often the run was resumed. Raises `DataError`."
-    from apr_tutorial.data import DataError
     from apr_tutorial.model import write_safely
-    path, now, times = folder/"run.json", record_of(config, data), 0
-    if any(folder.glob("*.npz")):
-        try: before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error: raise DataError(f"{path}: can't be read ({error}). Remove {folder} to start afresh.") from None
-        other = differences(before, now)
-        if other: raise DataError(f"--out {folder.parent}: was begun otherwise: {'; '.join(other)}. Repeat that call with --resume, or name another folder.")
-        if before["versions"] != now["versions"]: warnings.warn(f"begun with {before['versions']}, resumed with {now['versions']}: the last digits may differ.")
-        times = before["resumed"] + 1
+    path, now = folder/"run.json", record_of(config, data)
+    times = seen_before(path, now) + 1 if any(folder.glob("*.npz")) else 0
     text = json.dumps(now | dict(resumed=times), indent=1)
     write_safely(path, lambda file: file.write(text.encode()))
     return times
