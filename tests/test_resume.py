@@ -142,7 +142,7 @@ def test_killed_again_and_again(forks, data, unbroken, tmp_path):
     while forks.kill_after(rng.uniform(.2, .7)*seconds*(1 + kills/10), "run", "--dataset", data, *RUNS["seeds and defences"], "--out", out, "--resume"):
         kills += 1
     assert_same(out, whole)
-    assert kills >= 2 and 1 <= report_of(out)[2] <= kills
+    assert kills and report_of(out)[2] <= kills  # not those before the first checkpoint
 
 
 # What a process does before its fifth checkpoint of the first model, or its report, has its name, and then dies of `kill -9`.
