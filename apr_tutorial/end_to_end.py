@@ -9,9 +9,9 @@ __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'continuations', 
            'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
-import json, os, platform, statistics, time
+import json, os, platform, statistics, time, warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 # %% ../nbs/05_end_to_end.ipynb #70435bf0
@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 # %% ../nbs/05_end_to_end.ipynb #b8ec9ff6
 from . import __version__
 from .charts import COLOURS, GREY, add_legend, new_figure, title_of
-from .data import Interactions
+from .data import DataError, Interactions
 from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel
-from .model import check_settings, copy_of, fit, save_weights, write_safely
+from .model import check_settings, check_whole, copy_of, fit, save_weights, write_safely
 from .evaluator import Metrics, check_k, positions, table, top_items
 from .attack import check_epsilon, fgsm, pgd, random_noise
 from .apr import APR
@@ -56,13 +56,16 @@ class Runner:
     checkpoint_every: int|None = None
     stop: Callable|None = None
     progress: bool = True
+    resumed: list = field(default_factory=list) # what `fit` found in checkpoints, in its order: model, epoch, seed
 
     def fit(self, model: BPRMF, data: Interactions, epochs: int, settings: Settings, seed: tuple,
             adversary: Adversary|None = None, **more) -> History:
         path = self.checkpoints and self.checkpoints/f"{model.name}-{seed[0]}.npz"
-        return fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
-                   adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
-                   progress=self.progress, **more)
+        history = fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
+                      adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
+                      progress=self.progress, **more)
+        if history.resumed_at: self.resumed.append(f"{model.name}, epoch {history.resumed_at}, seed {seed[0]}")
+        return history
 
 # %% ../nbs/05_end_to_end.ipynb #1efb8d84
 def continuations(settings: Settings, defences: Mapping[str, Adversary]) -> dict:
@@ -155,6 +158,8 @@ def joined(histories: Mapping[str, list[History]], seeds: tuple, part: str) -> p
 def check_everything(data: Interactions, settings: Settings, defences: Mapping[str, Adversary]):
     "Refuse what can't work before an hour of training, not after it. Raises `DataError`."
     check_k(data, settings.k)
+    if not len(settings.seeds): raise DataError("seeds: none given; expected at least one.")
+    check_whole(0, adversarial_epochs=settings.adversarial_epochs); check_whole(1, embedding_size=settings.embedding_size)
     for epsilon in settings.attack_epsilons: check_epsilon(epsilon)
     for adversary in (None, *defences.values()):
         check_settings(data, settings.epochs, settings.learning_rate, settings.optimizer, settings.batch_size,
@@ -172,7 +177,8 @@ def run_experiment(
 ) -> Report:
     "Train BPR-MF, the control and the defences for each seed; evaluate each clean and attacked. Raises what `fit` raises."
     check_everything(data, settings, defences)
-    began, clock, rows, users, histories, first, resumed = time.perf_counter(), {}, [], {}, {}, {}, None
+    began, runner = time.perf_counter(), replace(runner, resumed=[])
+    clock, rows, users, histories, first = {}, [], {}, {}, {}
     for seed in settings.seeds:
         for name, (model, history) in train(data, settings, defences, seed, runner).items():
             for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock):
@@ -182,9 +188,9 @@ def run_experiment(
             first.setdefault(name, model)
             if runner.stop is not None and runner.stop():
                 raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
-            if history.resumed_at: resumed = f"{name}, epoch {history.resumed_at}, seed {seed}"
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
     curves, search = (joined(histories, settings.seeds, part) for part in ("frame", "search"))
+    resumed = runner.resumed[-1] if runner.resumed else None
     return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users, search)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
@@ -203,10 +209,10 @@ def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str =
     return {m: 1 - means[m, attack, epsilon]/(means[m, "none", 0.] or np.nan) for m in report.models}
 
 def extremes(shares: dict, form: str = ".0%") -> str:
-    "'BPR-MF 41%; APR 13%': all models, or where there are many the first, the lowest and the highest."
-    ranked = sorted(shares, key=shares.get)
+    "'BPR-MF 41%; APR 13%': all models, or where there are many the first, the lowest and the highest; – for a share of nothing."
+    ranked = sorted(shares, key=lambda n: np.nan_to_num(shares[n]))
     shown = shares if len(shares) <= 4 else dict.fromkeys([next(iter(shares)), ranked[0], ranked[-1]])
-    return "; ".join(f"{LABELS.get(n, n)} {shares[n]:{form}}" for n in shown)
+    return "; ".join(f"{LABELS.get(n, n)} {'–' if np.isnan(shares[n]) else format(shares[n], form)}" for n in shown)
 
 # %% ../nbs/05_end_to_end.ipynb #92895e6e
 def draw_fall(ax: plt.Axes, x: float, before: pd.Series, after: pd.Series, colour: str):
@@ -234,7 +240,7 @@ def plot_before_after(report: Report) -> Figure:
         ax.set_xticks(range(len(names)), labels, fontsize=8, rotation=60 if many else 0)
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(names) - .5))
         low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0 # an AUC of 1/2 is luck
-        ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low))
+        ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low) or 1)
     finding = f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {extremes(decreases(report, attack, epsilon, k))}"
     figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
@@ -256,7 +262,7 @@ def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
             line = found[(found.model == name) & found.attack.isin(["none", attack])].sort_values("epsilon")
             ax.errorbar(line.epsilon, line["mean"], np.nan_to_num(line.sd), marker="o", capsize=3,
                         color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
-        ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15))
+        ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15 or 1))
         ax.set_title({"random": "random noise"}.get(attack, attack.upper()), color=GREY, fontsize=10)
     axes[0].set_ylabel(f"{METRICS[metric]}@{k}")
     legend_beside(figure, axes)
@@ -303,8 +309,10 @@ PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "traini
 
 def save_plot(figure: Figure, folder: Path, name: str):
     "Write name.png and name.svg, and close the figure."
-    for form in ("png", "svg"):
-        write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph") # a name in letters that the font lacks shows boxes
+        for form in ("png", "svg"):
+            write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
     plt.close(figure)
 
 def save_report(
