@@ -86,8 +86,10 @@ def test_the_gradient_over_several_batches_is_the_plain_sum(bias):
 
 def test_gradients_refuse_what_they_can_not_do():
     triples = draw_triples(DATA, generator(0))
-    with pytest.raises(DataError, match="not finite"):
-        loss_gradient(Factors(np.full((40, 2), np.nan), np.ones((130, 2))), DATA, triples)
+    diverged = model()
+    diverged.user_factors[7] = np.nan
+    with pytest.raises(DataError, match="gradient of its loss is not finite"):
+        loss_gradient(diverged, DATA, triples)
     with pytest.raises(DataError, match="41 users"):
         loss_gradient(Factors(np.ones((41, 2)), np.ones((130, 2))), DATA, triples)
 
