@@ -1,5 +1,5 @@
 """The evaluator against one user after the other in plain Python, on whole numbers, where nothing is rounded and ties abound."""
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,14 @@ def test_what_is_no_candidate(model, data):
         assert (np.diff(rows) >= 0).all()
         for row, user in enumerate(users):
             np.testing.assert_array_equal(np.sort(items[rows == row]), np.setdiff1d(np.arange(data.num_items), candidates(data, user, validating)))
+
+
+def test_users_beyond_the_last_with_a_validation_item():
+    model, data = case(*CASES["small"])
+    data = replace(data, validation_users=data.validation_users[:1], validation_items=data.validation_items[:1])
+    for user in range(data.num_users):
+        rows, items = excluded(data, np.array([user]), False)
+        np.testing.assert_array_equal(np.sort(items), np.setdiff1d(np.arange(data.num_items), candidates(data, user, False)))
 
 
 @each_case

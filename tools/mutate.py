@@ -31,9 +31,11 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +172,8 @@ def mutants(module, source):
     found = []
     for function, node, new in changes(ast.parse(source)):
         mutated = spliced(source, node, new)
-        with contextlib.suppress(SyntaxError):
+        with contextlib.suppress(SyntaxError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             compile(mutated, module, "exec")
             found.append(Mutant(module, node.lineno, function, difference(node, new), mutated))
     return sorted(found, key=lambda m: m.line)
@@ -256,7 +259,7 @@ def in_a_fork(mutant, test, seconds=None):
             os._exit(0)
         status, usage = waited(child, 20*seconds + 60 if seconds else None)
         result = Path(folder, "result")
-        failed = result.read_text(encoding="utf-8") if result.is_file() and status == 0 else "time" if seconds else "a crash"
+        failed = result.read_text(encoding="utf-8") if result.is_file() and status == 0 else "time or a crash"
         if failed and not seconds:
             print(Path(folder, "log").read_text(encoding="utf-8", errors="replace")[-3000:])
         return failed, usage.ru_utime + usage.ru_stime
@@ -278,12 +281,12 @@ def waited(child, limit):
     return status, usage
 
 
-def killer(mutant, tests, needed):
-    "The test that kills the mutant, or an empty text."
-    for test in tests:
-        failed, _ = in_a_fork(mutant, test, 4*needed[test] + 20)
+def killer(needed, mutant):
+    "The test that kills the mutant, or an empty text; `needed` has the processor seconds of each test."
+    for test, seconds in needed.items():
+        failed, _ = in_a_fork(mutant, test, 4*seconds + 20)
         if failed:
-            return f"{test}: {failed}" if failed in ("time", "import") else failed
+            return f"{test}: {failed}" if failed in ("time or a crash", "import") else failed
     return ""
 
 
@@ -322,21 +325,20 @@ def rate_of(module, args):
     if args.list or not chosen:
         print(*chosen, f"{module}: {len(chosen)} mutants", sep="\n")
         return 100
-    tests, needed = [t for t in TESTS[module] if args.tests in t and (ROOT / t.split("::")[0]).is_file()], {}
-    for test in tests:
+    needed = {}
+    for test in (t for t in TESTS[module] if args.tests in t):
         failed, needed[test] = in_a_fork(Mutant(module, 0, "", "", source), test)
         if failed:
             print(f"{test} fails as it is: {failed}", file=sys.stderr)
             sys.exit(2)
     print(f"{module}: {len(chosen)} mutants;", ", ".join(f"{test} takes {seconds:.0f} s" for test, seconds in needed.items()), flush=True)
-    with ThreadPoolExecutor(args.processes) as pool:
-        found = []
-        for mutant, by in zip(chosen, pool.map(lambda m: killer(m, tests, needed), chosen)):
+    found = []
+    with get_context("fork").Pool(args.processes) as pool:  # not threads, from which one had better not fork
+        for mutant, by in zip(chosen, pool.imap(partial(killer, needed), chosen)):
             found.append(by)
             if not by:
-                print(f"  survived: {mutant}", flush=True)
-                if why := EQUIVALENT.get((module, mutant.function, mutant.change)):
-                    print(f"            {why}")
+                why = EQUIVALENT.get((module, mutant.function, mutant.change))
+                print(f"  survived: {mutant}" + (f" ({why})" if why else ""), flush=True)
     killers = Counter(re.split(r"::|: | of ", by)[-1 if by.startswith("cell") else 0] for by in found if by)
     rate = 100*sum(map(bool, found))/len(found)
     print(f"{module}: {sum(map(bool, found))} of {len(found)} killed, {rate:.1f} %;", ", ".join(f"{n} by {test}" for test, n in killers.most_common()), flush=True)
