@@ -19,12 +19,12 @@ def plot_rows(ax): ax.plot(1 + 1)
 def test_mutants_of_a_small_module():
     changes = {(m.line, m.function, m.change) for m in mutate.mutants("small", SOURCE)}
     assert changes == {
-        (2, "LIMIT", "3 → 4"), (3, "count", "1.5 → 2.5"), (3, "count", "True → False"),
+        (2, "LIMIT", "LIMIT: int = 3 → LIMIT: int = 4"), (3, "count", "least=1.5 → least=2.5"), (3, "count", "strict=True → strict=False"),
         (5, "count", "not rows or len(rows) > LIMIT → not (not rows or len(rows) > LIMIT)"), (5, "count", "not rows or len(rows) > LIMIT → not rows and len(rows) > LIMIT"),
         (5, "count", "not rows → rows"), (5, "count", "len(rows) > LIMIT → len(rows) >= LIMIT"), (5, "count", "len(rows) > LIMIT → len(rows) <= LIMIT"),
-        (5, "count", "raise ValueError(f'{len(rows) + 1} rows') → pass"), (6, "count", "rows[0] = max(rows, key=abs) → pass"), (6, "count", "0 → 1"),
+        (5, "count", "raise ValueError(f'{len(rows) + 1} rows') → pass"), (6, "count", "rows[0] = max(rows, key=abs) → pass"), (6, "count", "rows[0] → rows[1]"),
         (6, "count", "max(… key=abs) → without"), (7, "count", "sum((r - 1 <= least for r in rows)) → None"), (7, "count", "r - 1 <= least → r - 1 < least"),
-        (7, "count", "r - 1 <= least → r - 1 > least"), (7, "count", "r - 1 → r + 1"), (7, "count", "1 → 2")}
+        (7, "count", "r - 1 <= least → r - 1 > least"), (7, "count", "r - 1 → r + 1"), (7, "count", "r - 1 → r - 2")}
 
 
 def test_each_changes_one_place():

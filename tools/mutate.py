@@ -20,6 +20,7 @@ import ast
 import builtins
 import contextlib
 import copy
+import gc
 import importlib.util
 import json
 import os
@@ -120,8 +121,8 @@ def of_statement(node):
         yield node.test, ast.UnaryOp(ast.Not(), node.test)
 
 
-def changes(node, function=""):
-    "(function, node, replacement) of everything below `node` that is to be tested."
+def changes(node, function="", shown=None):
+    "(function, node, replacement, what to show of it) of everything below `node` that is to be tested."
     if isinstance(node, (ast.Raise, ast.Expr)):  # an argument alone would be no statement, and trivially wrong after `raise`
         (node.exc if isinstance(node, ast.Raise) else node.value).is_statement = True
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -136,46 +137,54 @@ def changes(node, function=""):
             return
         function = function or getattr(target, "id", "")
     if isinstance(node, ast.expr):
-        yield from ((function, node, new) for new in of_expression(node))
+        yield from ((function, node, new, shown if isinstance(node, ast.Constant) else node) for new in of_expression(node))
     elif isinstance(node, ast.stmt):
-        yield from ((function, old, new) for old, new in of_statement(node))
+        yield from ((function, old, new, old) for old, new in of_statement(node))
+    if not isinstance(node, (ast.UnaryOp, ast.Tuple)):  # a sign or a bracket says little
+        shown = node if isinstance(node, (ast.expr, ast.keyword, ast.AnnAssign)) else None
     for name, value in ast.iter_fields(node):
         if name not in ("annotation", "returns"):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from changes(child, function)
+                    yield from changes(child, function, shown)
 
 
-def difference(old, new):
-    "What changed, as short as can be understood."
-    before, after = (ast.unparse(node).replace("\n", " ") for node in (old, new))
-    if isinstance(old, ast.Call) and isinstance(new, ast.Call) and len(new.keywords) == len(old.keywords) - 1 and new.func is old.func:
-        gone = next(k for k in old.keywords if k not in new.keywords)
-        return f"{ast.unparse(old.func)}(… {gone.arg}={ast.unparse(gone.value)}) → without"
-    return f"{before} → {after}"
-
-
-def spliced(source, node, new):
-    "The source with `node` replaced; offsets count bytes."
+def span(source, node):
+    "Where a node begins and ends in the encoded source; Python's columns count bytes."
     lines = source.encode().splitlines(keepends=True)
-    start = sum(map(len, lines[:node.lineno - 1])) + node.col_offset
-    end = sum(map(len, lines[:node.end_lineno - 1])) + node.end_col_offset
-    text = ast.unparse(new)
+    return tuple(sum(map(len, lines[:line - 1])) + column for line, column in ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
+
+
+def mutated(source, node, new, shown):
+    "(the source with `node` replaced, what changed as short as can be understood)."
+    text, whole = ast.unparse(new), source.encode()
     if isinstance(new, ast.expr) and not isinstance(new, (ast.Constant, ast.Name)):
         text = f"({text})"
-    whole = source.encode()
-    return (whole[:start] + text.encode() + whole[end:]).decode()
+    start, end = span(source, node)
+    result = whole[:start] + text.encode() + whole[end:]
+    if isinstance(node, ast.Call) and isinstance(new, ast.Call) and new.func is node.func:
+        gone = next(k for k in node.keywords if k not in new.keywords)
+        return result.decode(), f"{ast.unparse(node.func)}(… {gone.arg}={ast.unparse(gone.value)}) → without"
+    if shown is None or shown is node:
+        name = re.search(r"(\w+)(: *[^,=()]+)? *= *$", whole[:start].decode())
+        before, after = ast.unparse(node), ast.unparse(new)
+        if isinstance(node, ast.Constant) and name:
+            before, after = f"{name[1]}={before}", f"{name[1]}={after}"
+    else:
+        first, last = span(source, shown)
+        before, after = whole[first:last].decode(), result[first:last + len(result) - len(whole)].decode()
+    return result.decode(), re.sub(r"\s+", " ", f"{before} → {after}")
 
 
 def mutants(module, source):
     "Every mutant of a module that compiles, in the order of the lines."
     found = []
-    for function, node, new in changes(ast.parse(source)):
-        mutated = spliced(source, node, new)
+    for function, node, new, shown in changes(ast.parse(source)):
+        text, change = mutated(source, node, new, shown)
         with contextlib.suppress(SyntaxError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(mutated, module, "exec")
-            found.append(Mutant(module, node.lineno, function, difference(node, new), mutated))
+            compile(text, module, "exec")
+            found.append(Mutant(module, node.lineno, function, change, text))
     return sorted(found, key=lambda m: m.line)
 
 
@@ -222,13 +231,13 @@ def run_pytest(file):
                 self.failed = report.nodeid
 
     first = First()
-    if pytest.main(["-x", "-q", "-p", "no:cacheprovider", file], plugins=[first]):
+    if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", file], plugins=[first]):
         raise AssertionError(first.failed)
 
 
 def run_test(mutant, test, folder):
     "In the forked process. Returns what failed, or an empty text."
-    os.environ["MPLBACKEND"], os.environ["IN_TEST"] = "agg", "1"
+    os.environ |= {"MPLBACKEND": "agg", "IN_TEST": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     try:
         module = install(mutant, folder)
         run_notebook(test, module) if test.endswith(".ipynb") else run_pytest(test)
@@ -297,6 +306,7 @@ def preload():
         sys.path.insert(0, str(path))
     for name in ("tensorflow", "pandas", "scipy.stats", "matplotlib.pyplot", "pooch", "requests", "tqdm", "pytest", "hypothesis", "fastcore.test", "sklearn.metrics"):
         importlib.import_module(name)
+    gc.freeze()  # or each process would look through all of TensorFlow for garbage
 
 
 def main():
