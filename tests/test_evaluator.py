@@ -126,6 +126,7 @@ def test_metrics(model, data):
         got = table(metrics, [k])
         assert list(got.columns) == list(expected)
         np.testing.assert_allclose(got.iloc[0], list(expected.values()), rtol=1e-6)
+    assert curve(metrics, "ndcg", 4).shape == (4,)
     np.testing.assert_allclose(curve(metrics, "ndcg", 4), [metrics.ndcg(n) for n in (1, 2, 3, 4)])
     np.testing.assert_array_equal(evaluate(model, data, k=[1], validating=True).positions, positions(model, data, True)[0])
     with pytest.raises(FrozenInstanceError):
