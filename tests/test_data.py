@@ -83,10 +83,10 @@ def frame_of(ids, start, source=None):
 
 @pytest.mark.parametrize("kind", [lambda n: n, lambda n: f"u{n}"])
 def test_ids_are_numbered_in_sorted_order(kind):
-    first, second = [kind(n) for n in (10, 9, 2**40)], [kind(n) for n in (100, 9)]
-    ids, rows = label_rows([frame_of(first, 1), frame_of(second, 1)], "user")
-    assert ids.tolist() == sorted({*first, *second})
-    assert [ids[r].tolist() for r in rows] == [first, second] and all(r.dtype == np.int32 for r in rows)
+    columns = [[kind(n) for n in numbers] for numbers in ((10, 9, 2**40), (100, 9), (8, 7, 6, 10))]
+    ids, rows = label_rows([frame_of(column, 1) for column in columns], "user")
+    assert ids.tolist() == sorted(set(sum(columns, [])))
+    assert [ids[r].tolist() for r in rows] == columns and all(r.dtype == np.int32 for r in rows)
 
 
 @pytest.mark.parametrize("first, second, message", [
@@ -154,8 +154,9 @@ def test_equal_times_are_decided_by_the_place_in_the_file():
     frame = pd.DataFrame({"u": np.repeat([0, 1], 100), "i": np.arange(200), "timestamp": np.tile([2, 1], 100)})
     train, test = leave_one_out(frame, 0)
     assert test.i.tolist() == [98, 198] and train.i.tolist() == [i for i in range(200) if i not in (98, 198)]
-    again = pd.DataFrame({"u": 0, "i": 0, "rating": 1, "timestamp": np.tile([2, 1], 50)})
-    assert positives(again, {}).index.tolist() == [98]
+    pair, time = generator(0).integers(0, 3, (2, 3000))
+    again = positives(pd.DataFrame({"u": 0, "i": pair, "rating": 1, "timestamp": time}), {})
+    assert again.index.tolist() == sorted(np.flatnonzero((pair == i) & (time == 2))[-1] for i in range(3))
 
 
 def test_without_times_a_seeded_row_is_held_out():

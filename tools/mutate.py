@@ -129,7 +129,7 @@ def changes(node, function="", shown=None):
         if node.name.startswith("plot_") or node.name in UNTESTED:
             return
         function = f"{function}.{node.name}".strip(".")
-    if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom)):
+    if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom)) or isinstance(node, ast.With) and isinstance(node.body[-1], ast.Import):
         return
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
