@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The tests of each module, the quickest first; a notebook stands for its check cells.
 TESTS = {"data": ("tests/test_data.py", "tests/test_download.py", "nbs/00_data.ipynb"),
          "evaluator": ("tests/test_evaluator.py", "nbs/02_evaluator.ipynb"),
-         "attack": ("tests/test_attacks.py", "nbs/03_attack.ipynb"),
+         "attack": ("tests/test_attack.py", "tests/test_attacks.py", "nbs/03_attack.ipynb"),
          "apr": ("tests/test_models.py::test_an_adversary_is_the_papers_and_does_not_change", "tests/test_mutants.py::test_the_real_step_passes", "nbs/04_apr.ipynb")}
 UNTESTED = {"DATASETS", "ECIR", "BIAS", "LogLines", "progress_bar", "__all__"}
 OPTIONS = {"stable": "quicksort", "last": "first", "first": "last", "ignore": "raise", "utf-8-sig": "utf-8", "integer": "string",
@@ -293,7 +293,7 @@ def waited(child, limit):
 def killer(needed, mutant):
     "The test that kills the mutant, or an empty text; `needed` has the processor seconds of each test."
     for test, seconds in needed.items():
-        failed, _ = in_a_fork(mutant, test, 4*seconds + 20)
+        failed, _ = in_a_fork(mutant, test, 3*seconds + 10)
         if failed:
             return f"{test}: {failed}" if failed in ("time or a crash", "import") else failed
     return ""
