@@ -33,6 +33,11 @@ def test_each_changes_one_place():
         assert different == [mutant.line] and len(mutant.source.splitlines()) == len(SOURCE.splitlines())
 
 
+def test_what_no_test_can_tell_is_still_there():
+    made = {(m.module, m.function, m.change) for module in mutate.TESTS for m in mutate.mutants(module, (ROOT / "apr_tutorial" / f"{module}.py").read_text(encoding="utf-8"))}
+    assert set(mutate.EQUIVALENT) - made == set()
+
+
 def tried(*options):
     process = run(sys.executable, ROOT / "tools" / "mutate.py", *options, env={"TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=3 * 3600)
     print(process.stdout)
