@@ -306,13 +306,19 @@ def test_names(tmp_path, monkeypatch):
         (tmp_path / "movielens-100k").mkdir(exist_ok=True)
         write(tmp_path / "movielens-100k" / name, text)
     monkeypatch.setenv("APR_TUTORIAL_DATA", str(tmp_path))
-    assert load_dataset("movielens-100k").name == "movielens-100k"
+    data = load_dataset("movielens-100k")
+    assert (data.name, held_out(data)) == ("movielens-100k", [(1, 12)])
+    asked = []
 
-    def offline(*args, **options):
+    def offline(source, file, progress=None, *args, **options):
+        asked.append(progress)
         raise DownloadError("no network")
     monkeypatch.setattr(data_module, "fetch", offline)
     with pytest.raises(DownloadError):
         load_dataset("movielens-500")
+    with pytest.raises(DownloadError):
+        load_dataset("movielens-500", progress=False)
+    assert asked == [True, False]
     with pytest.warns(SyntheticDataWarning, match="no network"):
         assert load_dataset().synthetic
     assert load_dataset("synthetic").synthetic

@@ -63,6 +63,8 @@ EQUIVALENT = {
     ("data", "read_rows", "low_memory=False → low_memory=True"): "speed; all columns are text",
     ("data", "sha256", "Path(path) → path"): "a convenience for who passes a text",
     ("data", "digest_of", "Path(path) → path"): "a convenience for who passes a text",
+    ("data", "find_folder", "[fetch(source, file, progress) for file in source.digests][0] → [fetch(source, file, progress) for file in source.digests][1]"):
+        "both files are in one folder",
     ("evaluator", "BLOCK", "BLOCK=256 → BLOCK=257"): "speed and memory",
     ("evaluator", "blocks", "initial=0 → initial=1"): "of the minimum: it counts where entries are negative",
     ("evaluator", "blocks", "0 if b is None else farthest(b) → 1 if b is None else farthest(b)"): "1 beside the largest float32 is nothing",
@@ -339,12 +341,13 @@ def killer(needed, mutant):
     return ""
 
 
-def preload():
+def preload(modules):
     "Whatever is slow to import, but nothing that runs an operation of TensorFlow: its threads would not survive a fork."
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for path in (ROOT, ROOT / "tools"):
         sys.path.insert(0, str(path))
-    for name in ("tensorflow", "pandas", "scipy.stats", "matplotlib.pyplot", "pooch", "requests", "tqdm", "pytest", "hypothesis", "fastcore.test", "sklearn.metrics"):
+    names = ["pandas", "scipy.stats", "matplotlib.pyplot", "pooch", "requests", "tqdm", "pytest", "fastcore.test"]
+    for name in names if modules == ["data"] else [*names, "tensorflow", "hypothesis", "sklearn.metrics"]:
         importlib.import_module(name)
     gc.freeze()  # or each process would look through all of TensorFlow for garbage
 
@@ -360,7 +363,7 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     args = parser.parse_args()
-    preload()
+    preload(args.modules)
     low = [module for module in args.modules or TESTS if rate_of(module, args) < args.at_least]
     if low:
         sys.exit(f"Less than {args.at_least:g} % killed: {', '.join(low)}")
