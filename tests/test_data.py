@@ -341,56 +341,6 @@ def test_the_registry():
         source.users = 3
 
 
-# Generated data
-
-def top_share(popularity):
-    return np.sort(popularity)[::-1][:len(popularity)//10].sum()/popularity.sum()
-
-
-@pytest.mark.parametrize("latent, temperature, zipf", [(8, 0, 0), (8, 0, .8), (2, 1.5, 0), (16, 1.5, 0), (4, .5, 1.2)])
-def test_choices_follow_the_stated_model(latent, temperature, zipf):
-    "The share of the most popular tenth, beside that of choices drawn anew by the chapter's formula."
-    users, items = 1500, 300
-    data = synthetic(users, items, latent=latent, temperature=temperature, zipf=zipf, activity=1e-3, seed=1)
-    chosen = np.bincount(np.r_[data.items, data.test_items], minlength=items)
-    assert chosen.sum() == 5*users, "the least that a user has is five"
-    rng = np.random.default_rng(5)
-    taste, trait = rng.normal(size=(users, latent)), rng.normal(size=(items, latent))
-    logits = temperature*(taste @ trait.T)/latent**.5 - zipf*np.log(np.arange(1, items + 1))
-    best = np.argsort(logits + rng.gumbel(size=logits.shape))[:, -5:]
-    np.testing.assert_allclose(top_share(chosen), top_share(np.bincount(best.ravel(), minlength=items)), rtol=.12)
-
-
-def test_activity_is_log_normal_within_bounds():
-    data = synthetic(400, 3000, latent=2, activity=60, seed=3)
-    counts = np.sort(np.diff(data.indptr) + 1)
-    np.testing.assert_allclose(counts[[64, 200, 336]], [60/np.e, 60, 60*np.e], rtol=.2)  # a standard deviation on either side of the median
-    few, odd = synthetic(100, 9, activity=50, seed=1), synthetic(30, 41, activity=1e4, seed=1)
-    assert (np.diff(few.indptr) + 1 == 4).all() and (np.diff(odd.indptr) + 1 == 20).all()  # half the items at most, rounded down
-
-
-def test_generated_data_are_whole_and_seeded():
-    for users, items in ((1, 20), (30, 200)):
-        data = synthetic(users, items, seed=3)
-        assert (data.num_users, data.num_items, data.name, data.synthetic) == (users, items, "synthetic", True)
-        assert not data.seen(data.test_users, data.test_items).any() and len(data.test_users) == users
-    a, b = synthetic(), synthetic(500, 1500, latent=8, temperature=1.5, zipf=.8, activity=60, seed=42)
-    assert pairs_of(a) == pairs_of(b) and held_out(a) == held_out(b) and (a.num_users, a.num_items) == (500, 1500)
-    others = (dict(num_users=501), dict(num_items=1501), dict(latent=9), dict(temperature=2.5), dict(zipf=1.8), dict(activity=61), dict(seed=43))
-    assert all(pairs_of(synthetic(**other)) != pairs_of(a) for other in others)
-
-
-def test_statistics():
-    data = Interactions("tiny", np.arange(3), np.arange(11), np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 2, 0, 0, 3]), None, np.array([0]), np.array([4]),
-                        dropped={"duplicates": 7})
-    assert statistics(data)["tiny"].to_dict() == {
-        "Number of Users": 3, "Number of Items": 11, "Training User-Item Ratings": 6, "Test items": 1, "Density": "18.18%",
-        "Interactions of a user (min, median, max)": "1, 2, 3", "Interactions of an item (min, median, max)": "0, 0, 3",
-        "Share of the most popular 20 % of items": "66.7%", "Dropped: duplicates": 7}  # 3 + 1 of 6: two of eleven items
-    one = Interactions("one", np.arange(1), np.arange(2), np.zeros(1, int), np.zeros(1, int), None, np.zeros(1, int), np.ones(1, int))
-    assert statistics(one)["one"]["Share of the most popular 20 % of items"] == "100.0%"  # at least one item
-
-
 # Validation
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -459,3 +409,52 @@ def test_batches_lose_nothing(number, size, count):
         assert made.shape == (3, count, size) and made.dtype == np.int32
         np.testing.assert_array_equal(made.reshape(3, -1)[:, :number], triples)
         assert (made.reshape(3, -1)[:, number:] == fill).all()
+
+
+def test_statistics():
+    data = Interactions("tiny", np.arange(3), np.arange(11), np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 2, 0, 0, 3]), None, np.array([0]), np.array([4]),
+                        dropped={"duplicates": 7})
+    assert statistics(data)["tiny"].to_dict() == {
+        "Number of Users": 3, "Number of Items": 11, "Training User-Item Ratings": 6, "Test items": 1, "Density": "18.18%",
+        "Interactions of a user (min, median, max)": "1, 2, 3", "Interactions of an item (min, median, max)": "0, 0, 3",
+        "Share of the most popular 20 % of items": "66.7%", "Dropped: duplicates": 7}  # 3 + 1 of 6: two of eleven items
+    one = Interactions("one", np.arange(1), np.arange(2), np.zeros(1, int), np.zeros(1, int), None, np.zeros(1, int), np.ones(1, int))
+    assert statistics(one)["one"]["Share of the most popular 20 % of items"] == "100.0%"  # at least one item
+
+
+# Generated data
+
+def top_share(popularity):
+    return np.sort(popularity)[::-1][:len(popularity)//10].sum()/popularity.sum()
+
+
+@pytest.mark.parametrize("latent, temperature, zipf", [(8, 0, 0), (8, 0, .8), (2, 1.5, 0), (16, 1.5, 0), (4, .5, 1.2)])
+def test_choices_follow_the_stated_model(latent, temperature, zipf):
+    "The share of the most popular tenth, beside that of choices drawn anew by the chapter's formula."
+    users, items = 1500, 300
+    data = synthetic(users, items, latent=latent, temperature=temperature, zipf=zipf, activity=1e-3, seed=1)
+    chosen = np.bincount(np.r_[data.items, data.test_items], minlength=items)
+    assert chosen.sum() == 5*users, "the least that a user has is five"
+    rng = np.random.default_rng(5)
+    taste, trait = rng.normal(size=(users, latent)), rng.normal(size=(items, latent))
+    logits = temperature*(taste @ trait.T)/latent**.5 - zipf*np.log(np.arange(1, items + 1))
+    best = np.argsort(logits + rng.gumbel(size=logits.shape))[:, -5:]
+    np.testing.assert_allclose(top_share(chosen), top_share(np.bincount(best.ravel(), minlength=items)), rtol=.12)
+
+
+def test_activity_is_log_normal_within_bounds():
+    data = synthetic(400, 3000, latent=2, activity=60, seed=3)
+    counts = np.sort(np.diff(data.indptr) + 1)
+    np.testing.assert_allclose(counts[[64, 200, 336]], [60/np.e, 60, 60*np.e], rtol=.2)  # a standard deviation on either side of the median
+    few, odd = synthetic(100, 9, activity=50, seed=1), synthetic(30, 41, activity=1e4, seed=1)
+    assert (np.diff(few.indptr) + 1 == 4).all() and (np.diff(odd.indptr) + 1 == 20).all()  # half the items at most, rounded down
+
+
+def test_generated_data_are_whole_and_seeded():
+    for users, items in ((1, 20), (30, 200)):
+        data = synthetic(users, items, seed=3)
+        assert (data.num_users, data.num_items, data.name, data.synthetic) == (users, items, "synthetic", True)
+        assert not data.seen(data.test_users, data.test_items).any() and len(data.test_users) == users
+    a, b = synthetic(), synthetic(500, 1500, latent=8, temperature=1.5, zipf=.8, activity=60, seed=42)
+    assert pairs_of(a) == pairs_of(b) and held_out(a) == held_out(b) and (a.num_users, a.num_items) == (500, 1500)
+    assert pairs_of(synthetic(30, 40, seed=42)) == pairs_of(synthetic(30, 40)) != pairs_of(synthetic(30, 40, seed=43))
