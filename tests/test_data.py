@@ -412,14 +412,14 @@ def test_batches_lose_nothing(number, size, count):
 
 
 def test_statistics():
-    data = Interactions("tiny", np.arange(3), np.arange(11), np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 2, 0, 0, 3]), None, np.array([0]), np.array([4]),
+    data = Interactions("tiny", np.arange(3), np.arange(11), np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 2, 0, 1, 0, 3]), None, np.array([0]), np.array([4]),
                         dropped={"duplicates": 7})
     assert statistics(data)["tiny"].to_dict() == {
-        "Number of Users": 3, "Number of Items": 11, "Training User-Item Ratings": 6, "Test items": 1, "Density": "18.18%",
-        "Interactions of a user (min, median, max)": "1, 2, 3", "Interactions of an item (min, median, max)": "0, 0, 3",
-        "Share of the most popular 20 % of items": "66.7%", "Dropped: duplicates": 7}  # 3 + 1 of 6: two of eleven items
-    one = Interactions("one", np.arange(1), np.arange(2), np.zeros(1, int), np.zeros(1, int), None, np.zeros(1, int), np.ones(1, int))
-    assert statistics(one)["one"]["Share of the most popular 20 % of items"] == "100.0%"  # at least one item
+        "Number of Users": 3, "Number of Items": 11, "Training User-Item Ratings": 7, "Test items": 1, "Density": "21.21%",
+        "Interactions of a user (min, median, max)": "2, 2, 3", "Interactions of an item (min, median, max)": "0, 0, 3",
+        "Share of the most popular 20 % of items": "71.4%", "Dropped: duplicates": 7}  # 3 + 2 of 7: two of eleven items
+    few = Interactions("few", np.arange(2), np.arange(3), np.array([0, 0, 1]), np.array([0, 1, 0]), None, np.zeros(1, int), np.full(1, 2))
+    assert statistics(few)["few"]["Share of the most popular 20 % of items"] == "66.7%"  # at least one item
 
 
 # Generated data
