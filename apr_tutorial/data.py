@@ -114,7 +114,7 @@ def label_rows(frames: list[pd.DataFrame], column: str) -> tuple[np.ndarray, lis
         what = f"{kind} among {first} ids (line {frames[0].index[0]} has '{texts[0]}')" if kind in ("integer", "string") else kind
         fail_at(frame, row, f"{column} id '{text}' is {what}. Use integers throughout, or strings throughout.")
     as_ids = [int(t) for t in texts] if kinds[0] == "integer" else list(texts)
-    ids, place = np.unique(np.array(as_ids), return_inverse=True)
+    ids, place = np.unique(as_ids, return_inverse=True)
     rows = place[codes].astype(np.int32)
     return ids, np.split(rows, np.cumsum([len(f) for f in frames])[:-1])
 
@@ -134,7 +134,7 @@ def leave_one_out(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.Data
     else: order = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
     last = order.drop_duplicates("u", keep="last")
     alone = ~frame.u.duplicated(keep=False)
-    test = last.drop(frame.index[alone], errors="ignore").sort_values("u")
+    test = last.drop(frame.index[alone]).sort_values("u")
     return frame.drop(test.index), test
 
 # %% ../nbs/00_data.ipynb #0f0a6f5d

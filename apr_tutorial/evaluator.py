@@ -32,7 +32,7 @@ def blocks(model: RecommenderModel, users: np.ndarray, size: int = BLOCK) -> Ite
     p, q, b = model.user_factors[users], model.item_factors, model.item_bias
     farthest = lambda a: float(max(a.max(initial=0), -a.min(initial=0)))
     largest = p.shape[1]*farthest(p)*farthest(q) + (0 if b is None else farthest(b)) # no score can be larger
-    if not largest < np.finfo(np.float32).max:
+    if not largest < float(np.finfo(np.float32).max):
         raise DataError(f"{model.name}: scores are not finite; its factors are not, or are too large. Did training diverge?")
     memory = np.empty((min(size, len(p)), len(q)), np.float32)
     for start in range(0, len(users), size):
@@ -96,7 +96,7 @@ def tail(popularity: np.ndarray, head_share: float = .8) -> np.ndarray:
     "[I] true for items outside the head, the fewest items that hold `head_share` of all interactions (equally popular ones by row)."
     order = np.argsort(-popularity, kind="stable")
     before = np.cumsum(popularity[order]) - popularity[order] # what more popular items hold already
-    return (before >= head_share*popularity.sum())[np.argsort(order, kind="stable")]
+    return (before >= head_share*popularity.sum())[np.argsort(order)]
 
 # %% ../nbs/02_evaluator.ipynb #f10f231c
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
 """What a notebook shows badly: another model in our place, a platform without XLA, and the original's statistics."""
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,6 +56,12 @@ def test_models_that_do_not_fit_are_refused():
 def test_the_base_can_not_be_made():
     with pytest.raises(TypeError, match="abstract"):
         RecommenderModel()
+
+
+def test_an_adversary_is_the_papers_and_does_not_change():
+    assert APR() == APR(epsilon=.5, adv_reg=1.)
+    with pytest.raises(FrozenInstanceError):
+        APR().epsilon = 1.
 
 
 OPTIMIZERS, DEFENCES = ("adagrad", "sgd", "rowwise-adagrad"), (PGDTraining(.3), NoiseTraining(.3), PamaCF(.3), VAT(.3), SharpCF(.1, epochs_back=1))
