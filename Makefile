@@ -13,10 +13,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long export notebooks lab site quarto address audit clean
+.PHONY: help run test test-long two-workers export notebooks lab site quarto address audit clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and report
 	$(BIN)/apr-tutorial run --dataset auto $(ARGS)
@@ -38,6 +38,9 @@ test-long: $(VENV)/.installed-dev ## make test on every Python that is present, 
 	  $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version ARGS= || exit; \
 	done
 	$(BIN)/python -m pytest --long -m long $(ARGS)
+
+two-workers: $(VENV)/.installed ## train with two local processes, and compare with one
+	$(BIN)/python tools/two_workers.py $(ARGS)
 
 export: $(VENV)/.installed-dev ## write apr_tutorial/ from the notebooks, and clean them
 	$(BIN)/nbdev_export

@@ -722,8 +722,17 @@ class Trainer:
     def draw(self, epoch: int) -> tf.Tensor:
         return tf.constant(batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch), self.order))
 
+    def compile(self):
+        size = self.spec["batch_size"]
+        self.steps(tf.zeros([-(-len(self.data.pairs)//size), 3*size], tf.int32), 0)
+
     def steps(self, ids: tf.Tensor, count: int):
         self.run(self.tables, ids, tf.constant(count), self.hyper, self.values, moment_of(self.past, self.spec["seed"], self.epoch))
+
+    def figures(self) -> list[float]:
+        return [float(x) for x in sample_function()(self.tables, self.sample, self.hyper.ones)]
+
+    def agreed(self, *flags: bool) -> tuple[bool, ...]: return flags # with the other workers, where there are any
 
     def finish(self): self.model.assign(*unpack(self.tables, self.data.num_users, self.bias))
 
@@ -742,14 +751,14 @@ class History:
     epoch_seconds = property(lambda self: float(self.frame.seconds.median()) if len(self.frame) else float("nan"))
 
 def trainer_for(model: RecommenderModel, data: Interactions, epochs: int, adversary: Adversary|None, checkpoint: Path|None,
-                order: Callable|None, state: np.ndarray|None, seed: int|tuple, **settings) -> Trainer:
+                order: Callable|None, state: np.ndarray|None, seed: int|tuple, strategy: Callable|None = None, **settings) -> Trainer:
     "A run at its start, or where its checkpoint ends. Raises `DataError` for settings or a checkpoint that don't fit."
     check_settings(data, epochs, adversary=adversary, **settings)
     check_fits(model, data)
     if type(model).assign is RecommenderModel.assign: model.assign(None, None) # says what is missing, before an hour of training
     seed = list(seed) if isinstance(seed, tuple) else [seed]
     spec = settings_of(model, data, adversary=adversary, seed=seed, order=order, state=state, **settings)
-    run = Trainer(model, data, spec, adversary, checkpoint, order, state)
+    run = (strategy or Trainer)(model, data, spec, adversary, checkpoint, order, state)
     if run.epoch > epochs:
         raise DataError(f"{checkpoint}: holds {run.epoch} epochs, {epochs} were asked for. "
                         "Ask for at least as many, or start afresh.")
@@ -767,8 +776,8 @@ def one_epoch(run: Trainer, upcoming, monitor: Callable|None) -> dict:
     began = time.perf_counter()
     ids = upcoming.result()
     run.steps(ids, len(ids))
-    loss, accuracy, finite = (float(x) for x in sample_function()(run.tables, run.sample, run.hyper.ones))
-    if not (finite and math.isfinite(loss)): raise diverged(run, f"a loss of {loss:g}" + ("" if finite else ", factors that are not finite"))
+    loss, accuracy, finite = run.figures()
+    if not (finite == 1 and math.isfinite(loss)): raise diverged(run, f"a loss of {loss:g}" + ("" if finite == 1 else ", factors that are not finite"))
     row = dict(epoch=run.epoch + 1, loss=loss, accuracy=accuracy, seconds=time.perf_counter() - began)
     if monitor is not None:
         run.finish()
@@ -794,10 +803,11 @@ def fit(
     order: Callable|None=None,      # (data, rng) -> training pairs of an epoch in the order of their visits; None: all, at random
     state: np.ndarray|None=None,    # optimiser's state to go on with, as `state` of a checkpoint holds it
     until: Callable|None=None,      # rows of figures so far -> True where training shall end before its last epoch
+    strategy: Callable|None=None,   # makes the `Trainer`; None: of this process alone. Chapter 21 has others
 ) -> History:
     "Train by BPR, or with an adversary by adversarial BPR. Raises `DataError`, `TrainingDiverged`, `Interrupted`."
     if checkpoint_every is not None: check_whole(1, checkpoint_every=checkpoint_every)
-    run = trainer_for(model, data, epochs, adversary, checkpoint, order, state, seed,
+    run = trainer_for(model, data, epochs, adversary, checkpoint, order, state, seed, strategy,
                       learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size, reg=reg)
     compiling = compile_first(run) if run.epoch < epochs else 0.
     loop(run, epochs, monitor, checkpoint_every, stop, progress, until or (lambda rows: False))
@@ -808,8 +818,8 @@ def fit(
 # %% ../nbs/01b_training.ipynb #dc47424c
 def compile_first(run: Trainer) -> float:
     "Compile the epoch by a call with no steps; the seconds that took."
-    began, size = time.perf_counter(), run.spec["batch_size"]
-    with one_core(): run.steps(tf.zeros([-(-len(run.data.pairs)//size), 3*size], tf.int32), 0)
+    began = time.perf_counter()
+    with one_core(): run.compile()
     return time.perf_counter() - began
 
 def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: int|None, stop: Callable|None, progress: bool, until: Callable):
@@ -821,8 +831,9 @@ def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: in
             now, upcoming = upcoming, pool.submit(run.draw, run.epoch + 1) if run.epoch + 1 < epochs else None
             row = one_epoch(run, now, monitor)
             bar.set_postfix(loss=row["loss"], accuracy=row["accuracy"]); bar.update()
-            done, stopping = run.epoch == epochs or until(run.rows), stop is not None and stop()
+            done = run.epoch == epochs or until(run.rows)
             due = run.epoch % checkpoint_every == 0 if checkpoint_every else time.monotonic() - run.saved > 60
+            stopping, due = run.agreed(stop is not None and stop(), due)
             if due or stopping or done: run.save()
             if stopping and not done: raise Interrupted(f"stopped after epoch {run.epoch} of {epochs} of {run.model.name}")
 

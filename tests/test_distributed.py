@@ -1,0 +1,148 @@
+"""Several processes of this machine train one model, over TensorFlow's collectives; and what becomes of one whose peer is gone."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, run
+
+sys.path.insert(0, str(ROOT / "tools"))
+from two_workers import cluster  # noqa: E402
+
+LIMIT = 8  # seconds that a worker waits for another
+
+
+def start(code, config, folder, **env):
+    "A process with this code and this TF_CONFIG, killed whatever happens after three minutes: waiting for a peer it hears no signal."
+    env = {**os.environ, "TF_CONFIG": config, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]), **env}
+    command = ["timeout", "-s", "KILL", "180", sys.executable, *(["-c", code] if isinstance(code, str) else code)]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def end(*processes):
+    "With the processes that they lead."
+    for process in processes:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.communicate()
+
+
+def test_two_workers_are_one():
+    "What `make two-workers` runs: in step equal up to rounding, exchanging changes equal to the simulation bit for bit."
+    process = run(sys.executable, "tools/two_workers.py")
+    assert process.returncode == 0 and process.stdout.count("agree") == 12, process.stdout + process.stderr[-2000:]
+    assert "WRONG" not in process.stdout
+
+
+def test_a_difference_is_noticed():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import two_workers
+
+    right = {"in step, BPR users": np.zeros((2, 2))}
+    assert two_workers.verdict([right, right], {"in step": {"BPR users": np.full((2, 2), 1e-3)}}, 1e-4)[1] is False
+    assert two_workers.verdict([right, right], {"in step": {"BPR users": np.full((2, 2), 1e-5)}}, 1e-4)[1] is True
+    other = {"in step, BPR users": np.full((2, 2), 1e-9)}
+    assert two_workers.verdict([right, other], {"in step": {"BPR users": np.zeros((2, 2))}}, 1e-4)[1] is False
+    exchanged = [{"exchange, APR items": np.zeros((2, 2))}]*2
+    assert two_workers.verdict(exchanged, {"exchange": {"APR items": np.full((2, 2), 1e-9)}}, 1e-4)[1] is False
+
+
+PAIR = """
+import sys, time
+from apr_tutorial.distributed import MultiWorker, WorkerLost
+import tensorflow as tf
+team = MultiWorker(timeout=%d)
+print("together", flush=True)
+began = time.monotonic()
+if team.rank == 1:
+    time.sleep(2)
+    %s
+time.sleep(3) # nobody waits for it when it goes
+try: team.sum(tf.constant(1))
+except WorkerLost as error:
+    print(round(time.monotonic() - began), error, flush=True)
+    import os; os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("fate, limit", [("os.kill(os.getpid(), 9)", 2 + 5), ("os.kill(os.getpid(), 19)", 3 + LIMIT)], ids=["killed", "frozen"])
+def test_a_lost_worker(fate, limit, tmp_path):
+    code = PAIR % (LIMIT, "import os; " + fate)
+    first, second = (start(code, config, tmp_path) for config in cluster(2))
+    try:
+        out, err = first.communicate(timeout=120)
+    finally:
+        end(second, first)
+    assert first.returncode == 3, err[-2000:]
+    seconds, said = out.splitlines()[-1].split(" ", 1)
+    assert "another worker has ended" in said and "--resume" in said and int(seconds) <= limit, out
+
+
+def test_a_worker_that_never_comes(tmp_path):
+    began = time.monotonic()
+    lonely = start(PAIR % (LIMIT, "pass"), cluster(2)[0], tmp_path)
+    try:
+        out, err = lonely.communicate(timeout=120)
+    finally:
+        end(lonely)
+    assert lonely.returncode == 3 and f"not all workers of TF_CONFIG came within {LIMIT} s" in err, err[-2000:]
+    assert "Traceback" not in err and time.monotonic() - began < 100
+
+
+COUNTED = """
+import json, sys
+import numpy as np, tensorflow as tf
+from apr_tutorial.apr import APR
+from apr_tutorial.data import synthetic
+from apr_tutorial.distributed import MultiWorker, SharedTrainer, SynchronousTrainer
+from apr_tutorial.model import BPRMF
+team = MultiWorker(timeout=60)
+def bytes_of_loopback():
+    return int([l for l in open("/proc/net/dev") if l.strip().startswith("lo:")][0].split(":")[1].split()[0])
+def spent(action, times):
+    for _ in range(2): action() # connections, and what is compiled
+    team.sum(tf.constant(0)); before = bytes_of_loopback()
+    for _ in range(times): action()
+    team.sum(tf.constant(0))
+    return (bytes_of_loopback() - before)/times
+found = {}
+for items in (400, 40_000):
+    data = synthetic(60, 400, activity=30)
+    data = __import__("dataclasses").replace(data, item_ids=np.arange(items))
+    spec = dict(optimizer="adagrad", batch_size=512, learning_rate=.1, reg=0., seed=[1])
+    model = BPRMF(60, items, 64)
+    for name, adversary in (("bpr", None), ("apr", APR())):
+        run = SynchronousTrainer(team, model, data, spec, adversary, None)
+        ids = run.draw(0)[:1]
+        found[f"{name} {items}"] = spent(lambda: run.steps(ids, 1), 20)
+    run = SharedTrainer(team, model, data, spec, None, None)
+    rows = run.side_by_side(slice(60, -1))
+    found[f"exchange {items}"] = spent(lambda: team.exchange(rows), 10)
+if team.chief: print(json.dumps(found), flush=True)
+"""
+
+
+def test_bytes_on_the_wire(tmp_path):
+    "Counted by the kernel, in a network of their own that has nothing but a loopback interface."
+    from apr_tutorial.distributed import exchange_bytes, synchronous_bytes
+
+    lone = "ip link set lo up && exec "
+    if subprocess.run(["unshare", "--net", "sh", "-c", lone + "true"], capture_output=True).returncode:
+        pytest.skip("no network of one's own can be made here (unshare --net, ip): bytes are not counted")
+    script = tmp_path / "counted.py"
+    script.write_text(COUNTED, encoding="utf-8")
+    pair = " & ".join(f"TF_CONFIG='{config}' {sys.executable} {script}" for config in cluster(2)) + " & wait"
+    process = run("timeout", "-s", "KILL", "240", "unshare", "--net", "sh", "-c", f"ip link set lo up; {pair}", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    found = json.loads(process.stdout.splitlines()[-1])
+    expected = {"bpr": synchronous_bytes(2, 256, 64), "apr": synchronous_bytes(2, 256, 64, True)}
+    for name, formula in expected.items():
+        for items in (400, 40_000):
+            assert abs(found[f"{name} {items}"]/formula - 1) < .02, (found, expected)
+    for items in (400, 40_000):
+        assert abs(found[f"exchange {items}"]/exchange_bytes(2, items, 64, 64) - 1) < .05, found
