@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
            'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
-           'SynchronousTrainer', 'WorkerLost', 'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
+           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
 
 # %% ../nbs/21_distributed.ipynb #afb453b3
 import ctypes, functools, json, operator, os, signal, subprocess, sys, threading
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
-from .data import Interactions, generator
+from .data import DataError, Interactions, generator
 from .model import (OPTIMIZERS, Adversary, Batch, Hyper, Moment, Optimizer, RecommenderModel, Tables, Trainer,
                                 adversarial_part, batch_ids, batch_of, bpr_gradients, bpr_weights, moment_of)
 
@@ -51,6 +51,7 @@ class Team:
     def sum(self, x: tf.Tensor) -> tf.Tensor: "All workers' `x`, added up. Every worker must call it, in the same order."
     def gather(self, x: tf.Tensor) -> tf.Tensor: "All workers' `x` [n, …], one after the other."
     def exchange(self, change: tf.Tensor) -> tf.Tensor: return self.sum(change) # what all change in the item rows
+    def agreed(self, *flags: bool) -> tuple[bool, ...]: return tuple((self.sum(np.array(flags, np.int32)) > 0).numpy().tolist()) # what any of them wants
     def __call__(self, *args) -> Trainer: return SharedTrainer(self, *args)
     def synchronous(self, *args) -> Trainer: return SynchronousTrainer(self, *args)
 
@@ -157,7 +158,7 @@ def figures(self: SharedTrainer) -> list[float]:
     return (total[:3]/total[3]).tolist()
 
 @patch
-def agreed(self: SharedTrainer, *flags: bool) -> tuple[bool, ...]: return tuple((self.team.sum(np.array(flags, np.int32)) > 0).numpy().tolist())
+def agreed(self: SharedTrainer, *flags: bool) -> tuple[bool, ...]: return self.team.agreed(*flags)
 
 @patch
 def compile(self: SharedTrainer):
@@ -245,7 +246,7 @@ class SynchronousTrainer(Trainer):
         keep_up(self)
 
     def compile(self): "Nothing is compiled."
-    def agreed(self, *flags: bool) -> tuple[bool, ...]: return SharedTrainer.agreed(self, *flags)
+    def agreed(self, *flags: bool) -> tuple[bool, ...]: return self.team.agreed(*flags)
 
     def draw(self, epoch: int) -> tf.Tensor:
         "[batches, 3b] this worker's share of each batch, filled up with padding so that shares are equal."
@@ -264,20 +265,34 @@ class SynchronousTrainer(Trainer):
 class WorkerLost(RuntimeError):
     "Another worker ended, froze or never came; what this one did since the last checkpoint is lost."
 
+def rank_in(config: str|None) -> int:
+    "The number of this worker, by what `TF_CONFIG` says: the chief first, if there is one. Raises `DataError`."
+    expected = 'expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}, with an own index for each'
+    try:
+        cluster, task = (json.loads(config or "")[part] for part in ("cluster", "task"))
+        jobs = [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, [])))]
+        return jobs.index((task["type"], int(task["index"])))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}); {expected}.") from None
+
 class MultiWorker(Team):
     """One of the processes that `TF_CONFIG` names. Make it before anything else of TensorFlow is used.
     Exits with code 3 where not all of them have come after `timeout` seconds."""
     def __init__(self, every: int|None = None, timeout: float = 60.):
-        self.every, self.timeout = every, timeout
+        self.every, self.timeout, self.rank = every, timeout, rank_in(os.environ.get("TF_CONFIG"))
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
         with start_up_limit(timeout), heartbeats(): self.strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
         here = tf.distribute.get_replica_context
-        self.rank, self.world = self.strategy.cluster_resolver.task_id, self.strategy.num_replicas_in_sync
+        self.world = self.strategy.num_replicas_in_sync
         self._sum = self.joint(lambda x: here().all_reduce("SUM", tf.identity(x), options=options))
         self._gather = self.joint(lambda x: here().all_gather(tf.identity(x), axis=0, options=options))
         self.sum(tf.constant(0)) # connects them: from now on the end of one is noticed at once
 
-    def joint(self, operation: Callable) -> Callable: return tf.function(lambda x: self.strategy.run(operation, args=(x,)), reduce_retracing=True)
+    def joint(self, operation: Callable) -> Callable:
+        "The operation on what all workers bring, made for each kind of tensor at its first use."
+        made = functools.lru_cache(None)(lambda dtype, shape: tf.function(lambda x: self.strategy.run(operation, args=(x,))))
+        return lambda x: made(x.dtype, tuple(x.shape))(x)
+
     def sum(self, x: tf.Tensor) -> tf.Tensor: return unless_lost(self._sum, x, self.timeout)
     def gather(self, x: tf.Tensor) -> tf.Tensor: return unless_lost(self._gather, x, self.timeout)
 

@@ -56,6 +56,7 @@ class Runner:
     checkpoint_every: int|None = None
     stop: Callable|None = None
     progress: bool = True
+    strategy: Callable|None = None # of `fit`
     resumed: list = field(default_factory=list) # what `fit` found in checkpoints, in its order: model, epoch, seed
 
     def fit(self, model: BPRMF, data: Interactions, epochs: int, settings: Settings, seed: tuple,
@@ -63,7 +64,7 @@ class Runner:
         path = self.checkpoints and self.checkpoints/f"{model.name}-{seed[0]}.npz"
         history = fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
                       adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
-                      progress=self.progress, **more)
+                      progress=self.progress, strategy=self.strategy, **more)
         if history.resumed_at: self.resumed.append(f"{model.name}, epoch {history.resumed_at}, seed {seed[0]}")
         return history
 

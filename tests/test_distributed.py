@@ -95,6 +95,54 @@ def test_a_worker_that_never_comes(tmp_path):
     assert "Traceback" not in err and time.monotonic() - began < 100
 
 
+RUN = ["-m", "apr_tutorial", "run", "--dataset", "log.tsv", "--epochs", "60", "--adversarial-epochs", "40", "--attacks", "fgsm", "--k", "10",
+       "--strategy", "multi-worker", "--exchange-every", "3", "--batch-size", "64", "--checkpoint-every", "1", "--peer-timeout", "30"]
+
+
+def run_pair(folder, *options):
+    pair = [start([*RUN, *options], config, folder) for config in cluster(2)]
+    try:
+        said = [process.communicate(timeout=170) for process in pair]
+    finally:
+        end(*pair)
+    assert [process.returncode for process in pair] == [0, 0], said
+    return said
+
+
+def results(folder):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report["results"], {p.name: dict(np.load(p)) for p in folder.glob("weights-*.npz")}
+
+
+def test_run_by_two_workers_killed_and_resumed(tmp_path):
+    "One worker dies: the other ends within five seconds, exit code 3. Both start again: the report is that of an unbroken run."
+    from apr_tutorial.data import synthetic
+
+    toy = synthetic(80, 120, activity=20)
+    rows = [f"{u}\t{i}\t1\t{n}" for n, (u, i) in enumerate([*zip(toy.users, toy.items), *zip(toy.test_users, toy.test_items)])]
+    (tmp_path / "log.tsv").write_text("\n".join(rows), encoding="utf-8")
+    said = run_pair(tmp_path, "--out", "whole")
+    assert "apr" in said[0][0] and not said[1][0].strip() and "WARNING" not in said[0][1] + said[1][1]
+    chief, other = (start([*RUN, "--out", "killed"], config, tmp_path) for config in cluster(2))
+    try:
+        for _ in range(600):
+            if (tmp_path / "killed/checkpoints/apr-42.npz").exists():
+                break
+            time.sleep(.1)
+        os.killpg(other.pid, signal.SIGKILL)
+        began = time.monotonic()
+        out, err = chief.communicate(timeout=60)
+    finally:
+        end(other, chief)
+    assert chief.returncode == 3 and time.monotonic() - began < 5 + 3, err  # three seconds more on a busy machine
+    assert len([line for line in err.splitlines() if line.startswith("error: another worker has ended")]) == 1 and "Traceback" not in err
+    assert not (tmp_path / "killed/report.json").exists()
+    run_pair(tmp_path, "--out", "killed", "--resume")
+    (first, weights), (second, again) = results(tmp_path / "whole"), results(tmp_path / "killed")
+    assert first == second and weights.keys() == again.keys()
+    assert all((weights[name][key] == again[name][key]).all() for name in weights for key in weights[name])
+
+
 COUNTED = """
 import json, sys
 import numpy as np, tensorflow as tf
