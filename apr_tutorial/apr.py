@@ -23,6 +23,6 @@ class APR(Adversary):
 
     def perturb(self, batch: Batch) -> Move:
         "Every row by epsilon along its gradient over the whole batch; not at all where that is 0."
-        g = batch.by_row(batch.gradients)
+        g = batch.by_row(batch.gradients) # summed over the positions of a row, at the one that represents it: `chosen`
         scale = tf.math.divide_no_nan(self.epsilon, batch.lengths(g))
-        return Move(g, batch.chosen, tf.gather(scale, batch.chosen))
+        return Move(g, batch.chosen, tf.gather(scale, batch.chosen)) # every position moves as its representative

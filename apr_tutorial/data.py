@@ -455,7 +455,7 @@ def synthetic(
     num_users: int=500, num_items: int=1500,
     latent: int=8,            # D, dimensions of taste
     temperature: float=1.5,   # tau, how sharply taste decides
-    zipf: float=0.8,          # a, exponent of the popularity curve
+    zipf: float=0.8,          # s, exponent of the popularity curve
     activity: float=60,       # median interactions of a user
     seed: int=42,
 ) -> Interactions:
@@ -520,7 +520,7 @@ def sample_negatives(data: Interactions, users: np.ndarray, rng: np.random.Gener
 # %% ../nbs/00_data.ipynb #4ff6257b
 def draw_triples(data: Interactions, rng: np.random.Generator) -> np.ndarray:
     "[3, N] int32: users, items, fresh negatives of every training pair once, in the order of the data."
-    teaching = slice(None) if len(data.pairs) == len(data) else data.pairs
+    teaching = slice(None) if len(data.pairs) == len(data) else data.pairs # a user who has every item leaves no negative to draw
     users, items = data.users[teaching], data.items[teaching]
     return np.stack([users, items, sample_negatives(data, users, rng)])
 
