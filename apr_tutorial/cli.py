@@ -436,6 +436,7 @@ def rank_of(options: dict) -> int:
     with quiet_import(): from apr_tutorial.distributed import rank_in
     return rank_in(os.environ.get("TF_CONFIG"))
 
+# %% ../nbs/90_cli.ipynb #f6099678
 @contextmanager
 def team_of(options: dict):
     "The workers of this run, None for this process alone. When a worker is lost this process ends here, with code 3."

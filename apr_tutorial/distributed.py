@@ -275,6 +275,7 @@ def rank_in(config: str|None) -> int:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}); {expected}.") from None
 
+# %% ../nbs/21_distributed.ipynb #9239c68e
 class MultiWorker(Team):
     """One of the processes that `TF_CONFIG` names. Make it before anything else of TensorFlow is used.
     Exits with code 3 where not all of them have come after `timeout` seconds."""
@@ -313,6 +314,7 @@ def start_up_limit(seconds: float):
         watch.communicate()
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# %% ../nbs/21_distributed.ipynb #7796ee04
 @contextmanager
 def heartbeats(milliseconds: int = 4000):
     "In the block TensorFlow is told to miss a peer after so long. That is no public setting: where it has gone, its default stays."

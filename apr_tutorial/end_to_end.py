@@ -185,8 +185,7 @@ def run_experiment(
             for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock):
                 rows += tidy_rows(name, attack, epsilon, seed, metrics, settings)
                 users[name, attack, epsilon, seed] = metrics.values("ndcg", max(settings.k))
-            histories.setdefault(name, []).append(history)
-            first.setdefault(name, model)
+            histories.setdefault(name, []).append(history); first.setdefault(name, model)
             if runner.stop is not None and runner.stop():
                 raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}

@@ -185,6 +185,7 @@ def sync_folder(folder: Path):
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP): raise
 
+# %% ../nbs/01_model.ipynb #ea7fa810
 def write_safely(path: Path, write: Callable) -> Path:
     "Call `write(temporary file)`, sync it, only then give it its name, and sync that. Raises `DataError`, `OSError`."
     path = Path(path).resolve() # a link stays a link
@@ -356,6 +357,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from .charts import COLOURS, GREY, new_figure, title_of
 from .data import draw_triples, generator, progress_bar, sample_negatives
@@ -722,23 +724,26 @@ class Trainer:
     def draw(self, epoch: int) -> tf.Tensor:
         return tf.constant(batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch), self.order))
 
-    def compile(self):
-        size = self.spec["batch_size"]
-        self.steps(tf.zeros([-(-len(self.data.pairs)//size), 3*size], tf.int32), 0)
-
     def steps(self, ids: tf.Tensor, count: int):
         self.run(self.tables, ids, tf.constant(count), self.hyper, self.values, moment_of(self.past, self.spec["seed"], self.epoch))
-
-    def figures(self) -> list[float]:
-        return [float(x) for x in sample_function()(self.tables, self.sample, self.hyper.ones)]
-
-    def agreed(self, *flags: bool) -> tuple[bool, ...]: return flags # with the other workers, where there are any
 
     def finish(self): self.model.assign(*unpack(self.tables, self.data.num_users, self.bias))
 
     def save(self):
         if self.path: save_checkpoint(self.path, self.tables, self.past, self.spec, self.epoch, self.rows)
         self.saved, self.kept = time.monotonic(), self.epoch
+
+# %% ../nbs/01b_training.ipynb #efc00737
+@patch
+def compile(self: Trainer):
+    size = self.spec["batch_size"]
+    self.steps(tf.zeros([-(-len(self.data.pairs)//size), 3*size], tf.int32), 0)
+
+@patch
+def figures(self: Trainer) -> list[float]: return [float(x) for x in sample_function()(self.tables, self.sample, self.hyper.ones)]
+
+@patch
+def agreed(self: Trainer, *flags: bool) -> tuple[bool, ...]: return flags # with the other workers, where there are any: chapter 21
 
 # %% ../nbs/01b_training.ipynb #da161b1f
 @dataclass(frozen=True)
@@ -811,9 +816,8 @@ def fit(
                       learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size, reg=reg)
     compiling = compile_first(run) if run.epoch < epochs else 0.
     loop(run, epochs, monitor, checkpoint_every, stop, progress, until or (lambda rows: False))
-    run.finish()
-    columns = None if run.rows else ["epoch", "loss", "accuracy", "seconds"]
-    return History(pd.DataFrame(run.rows, columns=columns), compiling, run.resumed_at)
+    rows = pd.DataFrame(run.rows, columns=None if run.rows else ["epoch", "loss", "accuracy", "seconds"])
+    return History(rows, compiling, run.resumed_at)
 
 # %% ../nbs/01b_training.ipynb #dc47424c
 def compile_first(run: Trainer) -> float:
@@ -836,6 +840,7 @@ def loop(run: Trainer, epochs: int, monitor: Callable|None, checkpoint_every: in
             stopping, due = run.agreed(stop is not None and stop(), due)
             if due or stopping or done: run.save()
             if stopping and not done: raise Interrupted(f"stopped after epoch {run.epoch} of {epochs} of {run.model.name}")
+    run.finish()
 
 # %% ../nbs/01b_training.ipynb #6f7b38e2
 def plot_history(history: History, data: Interactions, title: str = "Training") -> Figure:
