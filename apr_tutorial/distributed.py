@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
            'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
-           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
+           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'local_cluster', 'MultiWorker', 'start_up_limit',
+           'heartbeats', 'unless_lost']
 
 # %% ../nbs/21_distributed.ipynb #afb453b3
-import ctypes, functools, json, operator, os, signal, subprocess, sys, threading
+import ctypes, functools, json, operator, os, signal, socket, subprocess, sys, threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -274,6 +275,13 @@ def rank_in(config: str|None) -> int:
         return jobs.index((task["type"], int(task["index"])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}); {expected}.") from None
+
+def local_cluster(workers: int) -> list[str]:
+    "`TF_CONFIG` for each of so many workers of this machine, at ports that are free now."
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]
+    addresses = ["%s:%s" % s.getsockname() for s in held]
+    for s in held: s.close()
+    return [json.dumps(dict(cluster=dict(worker=addresses), task=dict(type="worker", index=rank))) for rank in range(workers)]
 
 # %% ../nbs/21_distributed.ipynb #9239c68e
 class MultiWorker(Team):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run
 
-sys.path.insert(0, str(ROOT / "tools"))
-from two_workers import cluster  # noqa: E402
+from apr_tutorial.distributed import local_cluster
 
 LIMIT = 8  # seconds that a worker waits for another
 
@@ -74,7 +73,7 @@ except WorkerLost as error:
 @pytest.mark.parametrize("fate, limit", [("os.kill(os.getpid(), 9)", 2 + 5), ("os.kill(os.getpid(), 19)", 3 + LIMIT)], ids=["killed", "frozen"])
 def test_a_lost_worker(fate, limit, tmp_path):
     code = PAIR % (LIMIT, "import os; " + fate)
-    first, second = (start(code, config, tmp_path) for config in cluster(2))
+    first, second = (start(code, config, tmp_path) for config in local_cluster(2))
     try:
         out, err = first.communicate(timeout=120)
     finally:
@@ -86,7 +85,7 @@ def test_a_lost_worker(fate, limit, tmp_path):
 
 def test_a_worker_that_never_comes(tmp_path):
     began = time.monotonic()
-    lonely = start(PAIR % (LIMIT, "pass"), cluster(2)[0], tmp_path)
+    lonely = start(PAIR % (LIMIT, "pass"), local_cluster(2)[0], tmp_path)
     try:
         out, err = lonely.communicate(timeout=120)
     finally:
@@ -100,7 +99,7 @@ RUN = ["-m", "apr_tutorial", "run", "--dataset", "log.tsv", "--epochs", "60", "-
 
 
 def run_pair(folder, *options):
-    pair = [start([*RUN, *options], config, folder) for config in cluster(2)]
+    pair = [start([*RUN, *options], config, folder) for config in local_cluster(2)]
     try:
         said = [process.communicate(timeout=170) for process in pair]
     finally:
@@ -123,7 +122,7 @@ def test_run_by_two_workers_killed_and_resumed(tmp_path):
     (tmp_path / "log.tsv").write_text("\n".join(rows), encoding="utf-8")
     said = run_pair(tmp_path, "--out", "whole")
     assert "apr" in said[0][0] and not said[1][0].strip() and "WARNING" not in said[0][1] + said[1][1]
-    chief, other = (start([*RUN, "--out", "killed"], config, tmp_path) for config in cluster(2))
+    chief, other = (start([*RUN, "--out", "killed"], config, tmp_path) for config in local_cluster(2))
     try:
         for _ in range(600):
             if (tmp_path / "killed/checkpoints/apr-42.npz").exists():
@@ -185,7 +184,7 @@ def test_bytes_on_the_wire(tmp_path):
         pytest.skip("no network of one's own can be made here (unshare --net, ip): bytes are not counted")
     script = tmp_path / "counted.py"
     script.write_text(COUNTED, encoding="utf-8")
-    pair = " & ".join(f"TF_CONFIG='{config}' {sys.executable} {script}" for config in cluster(2)) + " & wait"
+    pair = " & ".join(f"TF_CONFIG='{config}' {sys.executable} {script}" for config in local_cluster(2)) + " & wait"
     process = run("timeout", "-s", "KILL", "240", "unshare", "--net", "sh", "-c", f"ip link set lo up; {pair}", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     found = json.loads(process.stdout.splitlines()[-1])
     expected = {"bpr": synchronous_bytes(2, 256, 64), "apr": synchronous_bytes(2, 256, 64, True)}

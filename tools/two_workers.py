@@ -4,31 +4,13 @@ In step (`team.synchronous`) they must agree with one process up to rounding, fo
 with the simulation in one process bit for bit. And both must hold the same factors.
 """
 import argparse
-import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ADDRESS, SECONDS = "127.0.0.1", 300
-EPOCHS = 3
-
-
-def free_ports(count):
-    "Ports of this machine that nobody listens on."
-    held = [socket.create_server((ADDRESS, 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
-
-
-def cluster(count):
-    "What `TF_CONFIG` says to each of `count` workers of this machine."
-    workers = [f"{ADDRESS}:{port}" for port in free_ports(count)]
-    return [json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}) for rank in range(count)]
+EPOCHS, SECONDS = 3, 300
 
 
 def trained(team, how=lambda team: team):
@@ -67,8 +49,10 @@ def both(folder):
     "Arrays by name, of each of the two workers. Ends both where one fails."
     import numpy as np
 
+    from apr_tutorial.distributed import local_cluster
+
     outs = [folder/f"{rank}.npz" for rank in range(2)]
-    workers = [started(*pair) for pair in zip(outs, cluster(2))]
+    workers = [started(*pair) for pair in zip(outs, local_cluster(2))]
     try:
         said = [worker.communicate(timeout=SECONDS)[1] for worker in workers]
     finally:
