@@ -6,10 +6,10 @@
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defending', 'attacking', 'choosing', 'writing',
            'EXIT_CODES', 'app', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'say', 'exit_code', 'guarded',
            'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths', 'out_folder', 'claim',
-           'option', 'within', 'about', 'command', 'run', 'settings_from', 'check_selection', 'selection_of', 'execute',
-           'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show', 'show_selection',
-           'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit', 'check_files',
-           'factors_from', 'execute_audit', 'main']
+           'some_path', 'option', 'within', 'about', 'command', 'run', 'settings_from', 'check_selection',
+           'selection_of', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
+           'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
+           'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, math, os, shlex, signal, sys, tempfile, warnings
@@ -135,31 +135,39 @@ def list_lengths(text: str|None, data) -> tuple:
     return kept or (1,)
 
 # %% ../nbs/90_cli.ipynb #6209ac4e
-def out_folder(out: Path|None, dataset: str, resume: bool) -> tuple[Path, bool]:
-    "The folder of this run, and whether a finished report stands there already."
+def out_folder(out: Path|None, dataset: str, resume: bool, resumable: bool = True) -> tuple[Path, bool]:
+    "The folder of this run, and whether a finished report stands there already; `resumable`: could one go on there?"
     from apr_tutorial.data import DataError
     if out is None:
         n = next(n for n in itertools.count(1) if not Path(f"runs/{dataset}-{n}").exists())
         last = Path(f"runs/{dataset}-{n - 1}")
         return (last if resume and n > 1 and not (last/"report.json").exists() else Path(f"runs/{dataset}-{n}")), False
-    if out.exists() and not out.is_dir(): raise DataError(f"--out {out}: is a file; name a folder.")
-    finished = (out/"report.json").exists()
+    if os.path.exists(out) and not out.is_dir(): raise DataError(f"--out {out}: is a file; name a folder.")
+    finished = os.path.exists(out/"report.json") # unlike a path's own, these take any name
     if finished and not resume: raise DataError(f"--out {out}: holds a finished report. Name another folder, or remove it first.")
-    if not resume and any(out.glob("checkpoints/*.npz")): raise DataError(f"--out {out}: holds an unfinished run. Add --resume to go on with it, or name another folder.")
+    if not resume and os.path.isdir(out) and any(out.glob("checkpoints/*.npz")):
+        raise DataError(f"--out {out}: holds an unfinished run. {'Add --resume to go on with it, or name' if resumable else 'Name'} another folder.")
     return out, finished
 
 # %% ../nbs/90_cli.ipynb #6e33e400
 def claim(folder: Path, fresh: bool):
     "Make the folder and see that it can be written, before anything is computed; `fresh`: it must not be there yet."
     from apr_tutorial.data import DataError
-    try: folder.mkdir(parents=True, exist_ok=not fresh)
+    try:
+        folder.mkdir(parents=True, exist_ok=not fresh)
+        tempfile.TemporaryFile(dir=folder).close()
     except (FileExistsError, NotADirectoryError): raise DataError(f"--out {folder}: can't be made, a file or another run is in the way. Name another folder.") from None
-    tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error: raise OSError(f"--out {folder}: can't be written ({error.strerror}). Name another folder, or make room there.") from None
 
 # %% ../nbs/90_cli.ipynb #d783655d
+def some_path(text: str) -> Path:
+    "The path that an option gives; not an empty one, such as an unset variable leaves in a script, which would mean the current folder."
+    if not text.strip(): raise typer.BadParameter("is empty: expected the path of a file or folder.")
+    return Path(text)
+
 def option(text: str, value: str = "", *names: str, panel: str|None = None, **more):
     "An option: what it means; the unit or kind of its `value` (none for a switch); its panel."
-    return typer.Option(*names, help=text, metavar=value, rich_help_panel=panel, **more)
+    return typer.Option(*names, help=text, metavar=value, rich_help_panel=panel, parser=some_path if value in ("FILE", "FOLDER") else None, **more)
 
 def within(low: int, high: int = 2**24) -> Callable:
     "A check for whole numbers from `low` to `high`."
@@ -527,7 +535,7 @@ def execute_audit(options: dict):
     os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset, sha256
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
-    folder, _ = out_folder(options["out"], f"audit-{data.name}", resume=False)
+    folder, _ = out_folder(options["out"], f"audit-{data.name}", resume=False, resumable=False)
     with quiet_import(): from apr_tutorial.audit import audit as examine, audited_model, findings, save_audit
     from apr_tutorial.end_to_end import Settings, check_everything
     factors = factors_from(options, data)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BITMAP_CELLS', 'COLUMN_WORDS', 'ECIR', 'BIAS', 'DATASETS', 'TIMEOUT', 'Seen', 'Interactions', 'DataError',
-           'DownloadError', 'id_kind', 'fail_at', 'label_rows', 'positives', 'leave_one_out', 'check_test',
-           'interactions', 'read_rows', 'check_header', 'to_number', 'sha256', 'part', 'read_folder', 'read_file',
+           'DownloadError', 'id_kind', 'fail_at', 'label_rows', 'positives', 'leave_one_out', 'check_test', 'to_number',
+           'checked', 'interactions', 'read_rows', 'check_header', 'sha256', 'part', 'read_folder', 'read_file',
            'Source', 'source', 'digest_of', 'matches', 'LogLines', 'progress_bar', 'cache_folder', 'fetch',
            'SyntheticDataWarning', 'find_folder', 'load_dataset', 'synthetic', 'statistics', 'plot_popularity',
            'hold_out', 'sample_negatives', 'draw_triples', 'epoch_triples', 'batches', 'generator']
@@ -148,6 +148,25 @@ def check_test(train: pd.DataFrame, test: pd.DataFrame):
         row = test.iloc[both[0]]
         fail_at(test, both[0], f"test item '{row['item']}' of user '{row['user']}' is also a training item. Remove it from one of the two files.")
 
+# %% ../nbs/00_data.ipynb #14d6f1b2
+def to_number(rows: pd.DataFrame, column: str) -> pd.Series:
+    "A column of text as finite numbers, or an error that names the first line that is none."
+    numbers = pd.to_numeric(rows[column], errors="coerce")
+    if numbers.dtype.kind not in "iu":
+        numbers = numbers.astype(float) # whole numbers stay exact: timestamps may count nanoseconds
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. "
+                "Expected user, item, rating[, timestamp], without a header in a folder's files.")
+    return numbers
+
+def checked(frame: pd.DataFrame) -> pd.DataFrame:
+    "A frame from anywhere with its numbers as numbers. Raises `DataError`."
+    if missing := {"user", "item"} - set(frame):
+        raise DataError(f"{frame.attrs.get('source', 'data')}: no column {' and '.join(sorted(missing))}; expected user, item and perhaps rating, timestamp.")
+    numbers = [c for c in ("rating", "timestamp") if c in frame and frame[c].dtype.kind != "M"] # dates have an order of their own
+    return frame.assign(**{c: to_number(frame, c) for c in numbers})
+
 # %% ../nbs/00_data.ipynb #4f997874
 def interactions(
     train: pd.DataFrame,          # columns user, item[, rating[, timestamp]]; ids all integers or all strings
@@ -157,7 +176,7 @@ def interactions(
     **info,                       # further fields of `Interactions`: synthetic, sources
 ) -> Interactions:
     "Validated `Interactions` from data frames. Raises `DataError`."
-    frames = [f if f.index.is_unique else f.reset_index(drop=True) for f in (train, test) if f is not None]
+    frames = [checked(f if f.index.is_unique else f.reset_index(drop=True)) for f in (train, test) if f is not None]
     (user_ids, us), (item_ids, its) = label_rows(frames, "user"), label_rows(frames, "item")
     dropped = {}
     frames = [positives(f.assign(u=u, i=i, rating=f.get("rating", 1)), dropped) for f, u, i in zip(frames, us, its)]
@@ -206,17 +225,6 @@ def check_header(rows: pd.DataFrame) -> pd.DataFrame:
             fail_at(rows, 0, f"the header is {', '.join(names)}; the order must be user, item, rating, timestamp.")
     return rows.iloc[1:]
 
-def to_number(rows: pd.DataFrame, column: str) -> pd.Series:
-    "A column of text as finite numbers, or an error that names the first line that is none."
-    numbers = pd.to_numeric(rows[column], errors="coerce")
-    if numbers.dtype.kind not in "iu":
-        numbers = numbers.astype(float) # whole numbers stay exact: timestamps may count nanoseconds
-    wrong = np.flatnonzero(~np.isfinite(numbers))
-    if len(wrong):
-        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. "
-                "Expected user, item, rating[, timestamp], without a header in a folder's files.")
-    return numbers
-
 # %% ../nbs/00_data.ipynb #4046ff55
 def sha256(path: Path) -> str:
     "SHA-256 of a file's bytes, as hexadecimal digits."
@@ -232,11 +240,11 @@ def read_folder(folder: Path, name: str|None = None) -> Interactions:
     "A published split: `trainingset.tsv` and `testset.tsv` (or `.gz`), tab-separated, no header."
     paths = [part(folder, f"{which}set.tsv") for which in ("training", "test")]
     train, test = map(read_rows, paths)
-    return interactions(train, test, name or folder.resolve().name, sources={p.name: sha256(p) for p in paths})
+    return interactions(train, test, name or folder.resolve().name or "data", sources={p.name: sha256(p) for p in paths})
 
 def read_file(path: Path, seed: int = 42) -> Interactions:
     "One `.tsv` or `.csv` file (or `.gz`), split leave-one-out."
-    return interactions(read_rows(path, header=True), None, path.name.split(".")[0], seed, sources={path.name: sha256(path)})
+    return interactions(read_rows(path, header=True), None, path.name.strip(".").split(".")[0] or "data", seed, sources={path.name: sha256(path)})
 
 # %% ../nbs/00_data.ipynb #650b40c2
 @dataclass(frozen=True)
@@ -358,9 +366,8 @@ def load_dataset(
             return synthetic()
     if dataset == "synthetic": return synthetic()
     if dataset in DATASETS: return read_folder(find_folder(DATASETS[dataset], progress), dataset)
-    path = Path(dataset)
-    if path.is_dir(): return read_folder(path)
-    if path.is_file(): return read_file(path, seed)
+    if os.path.isdir(dataset): return read_folder(Path(dataset))
+    if os.path.isfile(dataset): return read_file(Path(dataset), seed)
     raise DataError(f"dataset '{dataset}': neither a file nor a folder, nor one of {', '.join(DATASETS)}, synthetic, auto.")
 
 # %% ../nbs/00_data.ipynb #40fee105
@@ -451,5 +458,6 @@ def batches(triples: np.ndarray, batch_size: int, fill: int = -1) -> np.ndarray:
     return padded.reshape(3, count, batch_size)
 
 def generator(*key: int) -> np.random.Generator:
-    "An independent random generator for each key of non-negative integers, e.g. (seed, epoch)."
+    "An independent random generator for each key of non-negative integers, e.g. (seed, epoch). Raises `DataError`."
+    if min(key) < 0: raise DataError(f"seed {min(key)}: expected a whole number of at least 0.")
     return np.random.default_rng(key)

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 # %% ../nbs/05_end_to_end.ipynb #b8ec9ff6
 from . import __version__
 from .charts import COLOURS, GREY, add_legend, new_figure, title_of
-from .data import Interactions
+from .data import DataError, Interactions
 from .model import BPRMF, Adversary, History, Interrupted, RecommenderModel
-from .model import check_settings, copy_of, fit, save_weights, write_safely
+from .model import check_settings, check_whole, copy_of, fit, save_weights, write_safely
 from .evaluator import Metrics, check_k, positions, table, top_items
 from .attack import check_epsilon, fgsm, pgd, random_noise
 from .apr import APR
@@ -155,6 +155,8 @@ def joined(histories: Mapping[str, list[History]], seeds: tuple, part: str) -> p
 def check_everything(data: Interactions, settings: Settings, defences: Mapping[str, Adversary]):
     "Refuse what can't work before an hour of training, not after it. Raises `DataError`."
     check_k(data, settings.k)
+    if not len(settings.seeds): raise DataError("seeds: none given; expected at least one.")
+    check_whole(0, adversarial_epochs=settings.adversarial_epochs); check_whole(1, embedding_size=settings.embedding_size)
     for epsilon in settings.attack_epsilons: check_epsilon(epsilon)
     for adversary in (None, *defences.values()):
         check_settings(data, settings.epochs, settings.learning_rate, settings.optimizer, settings.batch_size,
@@ -203,10 +205,10 @@ def decreases(report: Report, attack: str, epsilon: float, k: int, metric: str =
     return {m: 1 - means[m, attack, epsilon]/(means[m, "none", 0.] or np.nan) for m in report.models}
 
 def extremes(shares: dict, form: str = ".0%") -> str:
-    "'BPR-MF 41%; APR 13%': all models, or where there are many the first, the lowest and the highest."
-    ranked = sorted(shares, key=shares.get)
+    "'BPR-MF 41%; APR 13%': all models, or where there are many the first, the lowest and the highest; – for a share of nothing."
+    ranked = sorted(shares, key=lambda n: np.nan_to_num(shares[n]))
     shown = shares if len(shares) <= 4 else dict.fromkeys([next(iter(shares)), ranked[0], ranked[-1]])
-    return "; ".join(f"{LABELS.get(n, n)} {shares[n]:{form}}" for n in shown)
+    return "; ".join(f"{LABELS.get(n, n)} {'–' if np.isnan(shares[n]) else format(shares[n], form)}" for n in shown)
 
 # %% ../nbs/05_end_to_end.ipynb #92895e6e
 def draw_fall(ax: plt.Axes, x: float, before: pd.Series, after: pd.Series, colour: str):
@@ -234,7 +236,7 @@ def plot_before_after(report: Report) -> Figure:
         ax.set_xticks(range(len(names)), labels, fontsize=8, rotation=60 if many else 0)
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(names) - .5))
         low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0 # an AUC of 1/2 is luck
-        ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low))
+        ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low) or 1)
     finding = f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {extremes(decreases(report, attack, epsilon, k))}"
     figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
@@ -256,7 +258,7 @@ def plot_sweep(report: Report, metric: str = "ndcg") -> Figure:
             line = found[(found.model == name) & found.attack.isin(["none", attack])].sort_values("epsilon")
             ax.errorbar(line.epsilon, line["mean"], np.nan_to_num(line.sd), marker="o", capsize=3,
                         color=COLOURS.get(name, COLOURS["accent"]), label=LABELS.get(name, name))
-        ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15))
+        ax.set(xlabel=report.budget, ylim=(0, found["mean"].max()*1.15 or 1))
         ax.set_title({"random": "random noise"}.get(attack, attack.upper()), color=GREY, fontsize=10)
     axes[0].set_ylabel(f"{METRICS[metric]}@{k}")
     legend_beside(figure, axes)

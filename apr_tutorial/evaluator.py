@@ -58,6 +58,7 @@ def excluded(data: Interactions, users: np.ndarray, validating: bool) -> tuple[n
 def positions(model: RecommenderModel, data: Interactions, validating: bool = False) -> tuple[np.ndarray, np.ndarray]:
     "Position of each user's test (or validation) item and the number of the user's candidates, ties counting against the model."
     users, items = (data.validation_users, data.validation_items) if validating else (data.test_users, data.test_items)
+    if not len(users): raise DataError(f"{data.name}: no {'validation' if validating else 'test'} items; hold some out, with hold_out.")
     check_fits(model, data)
     rows, out = excluded(data, users, validating)
     above, candidates = np.empty(len(users), int), data.num_items - np.bincount(rows, minlength=len(users))
@@ -130,9 +131,10 @@ class Metrics:
 def check_k(data: Interactions, ks: Sequence[int]):
     "Refuse list lengths that nobody's candidates can fill."
     most = data.num_items - int(np.diff(data.indptr)[data.test_users].min())
+    if not len(ks): raise DataError("k: none given; expected the lengths of lists, such as 10, 50, 100.")
     for k in ks:
-        if not 1 <= k <= most:
-            raise DataError(f"k {k}: expected 1 to {most}, the largest number of candidates that a test user of {data.name} has.")
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= most):
+            raise DataError(f"k {k}: expected a whole number from 1 to {most}, the largest number of candidates that a test user of {data.name} has.")
 
 def evaluate(
     model: RecommenderModel, data: Interactions,
@@ -170,7 +172,8 @@ def interval(values: np.ndarray, seed: int = 0, level: float = .95, resamples: i
 # %% ../nbs/02_evaluator.ipynb #f003509e
 def recommend(model: RecommenderModel, data: Interactions, k: int = 100) -> pd.DataFrame:
     "Columns user, item, score: each user's best k candidates in order, original ids; training items are never among them."
-    if not 1 <= k <= data.num_items: raise DataError(f"k {k}: expected 1 to {data.num_items}, the number of items of {data.name}.")
+    if not (isinstance(k, (int, np.integer)) and 1 <= k <= data.num_items):
+        raise DataError(f"k {k}: expected a whole number from 1 to {data.num_items}, the number of items of {data.name}.")
     items, scores = top_items(model, data, k)
     real = items >= 0
     users = np.repeat(data.user_ids, real.sum(axis=1))
