@@ -297,15 +297,15 @@ def audit(
     user_ids: Sequence|None=None, item_ids: Sequence|None=None, # whose row is which; None: sorted order
 ) -> AuditReport:
     "How fragile factors trained elsewhere are. Warns of what makes the answer mean little; raises `DataError`."
-    model = audited_model(user_factors, item_factors, data, item_bias, user_ids, item_ids)
+    model, attacks = audited_model(user_factors, item_factors, data, item_bias, user_ids, item_ids), attacks_of(attacks)
     settings = Settings(embedding_size=model.item_factors.shape[1], item_bias=item_bias is not None,
                         k=several(k), attack_epsilons=several(BUDGETS[bool(relative)] if epsilons is None else epsilons), seeds=(seed,))
     check_everything(data, settings, {})
     lengths, used = mean_lengths(model), unit_length(model) if relative else model
     began, clock = time.perf_counter(), {}
-    rows, tables = sweep_of(used, data, settings, attacks_of(attacks), clock)
+    rows, tables = sweep_of(used, data, settings, attacks, clock)
     timings = timings_of(clock, {}) | {"total_seconds": time.perf_counter() - began}
-    found = doubts(model, rows[0]["auc"], settings.attack_epsilons, relative)
+    found = doubts(model, rows[0]["auc"], settings.attack_epsilons if attacks else (), relative)
     for doubt in found: warnings.warn(doubt, stacklevel=2)
     return AuditReport(pd.DataFrame(rows), pd.DataFrame(), data, settings, {}, timings, {used.name: used},
                        relative=relative, lengths=lengths, depth=min(10, max(settings.k)), doubts=tuple(found),

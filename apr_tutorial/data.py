@@ -156,8 +156,8 @@ def to_number(rows: pd.DataFrame, column: str) -> pd.Series:
         numbers = numbers.astype(float) # whole numbers stay exact: timestamps may count nanoseconds
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. "
-                "Expected user, item, rating[, timestamp], without a header in a folder's files.")
+        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. Expected user, item, rating[, timestamp]"
+                + (", the time as a number, such as seconds since 1970." if column == "timestamp" else "; a header only in a single file."))
     return numbers
 
 def checked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -206,8 +206,10 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
     rows.attrs["source"] = str(path)
     rows = rows.fillna("")[lambda r: (r != "").any(axis=1)]
     if not 3 <= rows.shape[1] <= 4:
+        signs = {";": "semicolons", "\t": "tabs: name it .tsv", ",": "commas: name it .csv"}
+        seen = [name for sign, name in signs.items() if rows.shape[1] == 1 and len(rows) and sign in rows.iloc[0, 0]]
         raise DataError(f"{path}: found {rows.shape[1]} column(s), expected user, item, rating and perhaps timestamp, "
-                        f"separated by {'commas' if comma else 'tabs'}.")
+                        f"separated by {'commas' if comma else 'tabs'}.{f' This one seems to have {seen[0]}.' if seen else ''}")
     rows.columns = ["user", "item", "rating", "timestamp"][:rows.shape[1]]
     if header and re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()):
         rows = check_header(rows)
