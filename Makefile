@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long export notebooks lab site quarto address clean
+.PHONY: help run test test-long export notebooks lab site quarto address audit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ address: $(VENV)/.installed-dev ## after a change of user or repo in settings.in
 	$(BIN)/python tools/address.py
 	$(BIN)/nbdev_export
 
+# --strict: a package that could not be looked up fails the audit instead of passing it. The versions are listed all the same.
+audit: $(VENV)/.installed-dev ## list what is installed, and ask PyPI for its known vulnerabilities
+	@$(BIN)/python -m venv $(VENV)/pip-audit && $(VENV)/pip-audit/bin/pip install -q 'pip-audit>=2.7'
+	@$(BIN)/pip freeze --exclude-editable | tee $(VENV)/versions.txt
+	$(VENV)/pip-audit/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/versions.txt
+
 clean: ## remove what the commands wrote, runs/ and the virtual environments excepted
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache .hypothesis .coverage htmlcov nbs/nbdev.yml
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
@@ -76,9 +82,11 @@ $(VENV)/.installed: $(INSTALLED_FROM) | $(BIN)/pip
 	$(BIN)/pip install -q -e .
 	@touch $@
 
+# cffconvert has an environment of its own: it insists on a jsonschema that is too old for the others.
 $(VENV)/.installed-dev: $(INSTALLED_FROM) | $(BIN)/pip
 	@echo "Installing into $(VENV) with what the tests need: this takes a few minutes the first time."
 	$(BIN)/pip install -q -e '.[dev]'
+	@$(BIN)/python -m venv $(VENV)/cffconvert && $(VENV)/cffconvert/bin/pip install -q 'cffconvert>=2' || echo "cffconvert could not be installed: its test will be skipped."
 	@touch $(VENV)/.installed $@
 
 $(BIN)/pip:

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from .charts import ATTACKS, COLOURS, GREY, add_legend, new_figure, title_of
 from .data import DataError, Interactions
-from .model import Factors, RecommenderModel, check_factors, read_arrays, unreadable, write_safely
+from .model import Factors, RecommenderModel, check_factors, load_plain, read_arrays, unreadable, write_safely
 from .evaluator import Metrics, interval
 from .attack import fgsm, pgd, random_noise
 from .end_to_end import (METRICS, Report, Settings, check_everything, evaluations, headline,
@@ -79,8 +79,8 @@ def audited_model(
 def read_array(path: Path) -> np.ndarray:
     "The array of a `.npy` file, or of an `.npz` that holds one; never unpickled. Raises `DataError`."
     text = " Is it text? numpy.save('P.npy', numpy.loadtxt('P.csv', delimiter=','))." if Path(path).suffix in (".csv", ".tsv", ".txt") else ""
-    try: array = np.load(path, allow_pickle=False)
-    except Exception as error: raise DataError(f"{unreadable(path, '.npy file of numbers', error)}{text}") from None # NumPy's parser raises a dozen kinds
+    try: array = load_plain(path)
+    except Exception as error: raise DataError(f"{unreadable(path, '.npy file of numbers', error)}{text}") from None
     if isinstance(array, np.ndarray): return array
     with array: names = array.files
     if len(names) == 1: return read_arrays(path, names[0])[names[0]]

@@ -33,7 +33,9 @@ def add_legend(ax: plt.Axes):
 
 def title_of(data, finding: str) -> str:
     "A figure's title: the finding, then the name of the `Interactions`, and a warning where they are generated."
-    return f"{finding}\n{data.name}".replace("$", r"\$") + (": SYNTHETIC DATA" if data.synthetic else "")
+    name = "".join(c if c.isprintable() else "\ufffd" for c in data.name) # no line breaks, nor what SVG can't hold
+    name = name if len(name) <= 60 else f"{name[:59]}…"
+    return f"{finding}\n{name}".replace("$", r"\$") + (": SYNTHETIC DATA" if data.synthetic else "")
 
 # %% ../nbs/00_charts.ipynb #ff05c944
 def vector_figures():

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defending', 'attacking', 'choosing', 'writing',
-           'EXIT_CODES', 'app', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'HOW_TO_READ', 'quiet_import', 'say',
-           'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table', 'list_lengths',
-           'out_folder', 'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run',
-           'settings_from', 'check_selection', 'selection_of', 'execute', 'printable', 'put', 'short', 'change',
-           'glance', 'grid', 'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps', 'after_run',
-           'recommend', 'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'warn_of_split',
-           'after_audit', 'execute_audit', 'main']
+           'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'HOW_TO_READ', 'quiet_import',
+           'visible', 'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table',
+           'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder', 'claim', 'some_path',
+           'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from', 'check_selection',
+           'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on',
+           'write_report', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
+           'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
+           'audit', 'check_files', 'factors_from', 'warn_of_split', 'after_audit', 'execute_audit', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
-import functools, inspect, itertools, math, os, shlex, signal, sys, tempfile, warnings
+import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,9 +41,14 @@ def quiet_import():
             os.dup2(kept, 2)
             os.close(kept)
 
-# %% ../nbs/90_cli.ipynb #1607c25b
-def say(text: str): print(text, file=sys.stderr, flush=True)
+# %% ../nbs/90_cli.ipynb #42065700
+def visible(text: str) -> str:
+    "The text with escapes for control characters, by which a name could rewrite the terminal."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
+def say(text: str): print(visible(text), file=sys.stderr, flush=True)
+
+# %% ../nbs/90_cli.ipynb #1607c25b
 def exit_code(error: BaseException) -> int|None:
     "The contract's exit code for an error, None for one that is a bug."
     from apr_tutorial.data import DataError, DownloadError
@@ -76,7 +82,7 @@ def show_warning(text: str, loud: bool):
     from rich.console import Console
     from rich.panel import Panel
     from rich.text import Text
-    Console(stderr=True).print(Panel(Text(text), title="SYNTHETIC DATA", style="bold red"))
+    Console(stderr=True).print(Panel(Text(visible(text)), title="SYNTHETIC DATA", style="bold red"))
 
 # %% ../nbs/90_cli.ipynb #c9c6b208
 class Signals:
@@ -136,29 +142,69 @@ def list_lengths(text: str|None, data) -> tuple:
     return kept or (1,)
 
 # %% ../nbs/90_cli.ipynb #6209ac4e
+def unwritable(folder: Path, error: OSError) -> OSError:
+    "The same error in words that name the option."
+    return OSError(f"--out {folder}: can't be written ({error.strerror}). Name another folder, or make room there.")
+
+@contextmanager
+def alone_in(folder: Path):
+    "Hold the lock of a folder. Raises `DataError` where another run has it."
+    from filelock import FileLock, Timeout
+    from apr_tutorial.data import DataError
+    lock = FileLock(folder/".lock", timeout=1)
+    try: lock.acquire()
+    except Timeout: raise DataError(f"--out {folder}: another run is at work there. Wait for its end, stop it, or name another folder.") from None
+    except OSError as error: raise unwritable(folder, error) from None
+    try: yield
+    finally:
+        if os.name != "nt": (folder/".lock").unlink(missing_ok=True) # before it is open: who waits for it looks again
+        lock.release()
+
+# %% ../nbs/90_cli.ipynb #29e1fffe
+def finished_in(out: Path, resume: bool, resumable: bool = True) -> bool:
+    "Whether a finished report stands there. Raises `DataError` for what a run that doesn't resume (if `resumable`, it could) would spoil."
+    from apr_tutorial.data import DataError
+    finished = os.path.exists(out/"report.json") # unlike a path's own, it takes any name
+    if finished and not resume: raise DataError(f"--out {out}: holds a finished report. Name another folder, or remove it first.")
+    if not resume and os.path.isdir(out) and any(out.glob("checkpoints/*.npz")):
+        raise DataError(f"--out {out}: holds an unfinished run. {'Add --resume to go on with it, or name' if resumable else 'Name'} another folder.")
+    return finished
+
 def out_folder(out: Path|None, dataset: str, resume: bool, resumable: bool = True) -> tuple[Path, bool]:
-    "The folder of this run, and whether a finished report stands there already; `resumable`: could one go on there?"
+    "The folder of this run, and whether a finished report stands there already."
     from apr_tutorial.data import DataError
     if out is None:
+        dataset = re.sub(r"[^\w.-]+", "-", dataset)[:60] # one name, inside runs/, whatever the data are called
         n = next(n for n in itertools.count(1) if not Path(f"runs/{dataset}-{n}").exists())
         last = Path(f"runs/{dataset}-{n - 1}")
         return (last if resume and n > 1 and not (last/"report.json").exists() else Path(f"runs/{dataset}-{n}")), False
     if os.path.exists(out) and not out.is_dir(): raise DataError(f"--out {out}: is a file; name a folder.")
-    finished = os.path.exists(out/"report.json") # unlike a path's own, these take any name
-    if finished and not resume: raise DataError(f"--out {out}: holds a finished report. Name another folder, or remove it first.")
-    if not resume and os.path.isdir(out) and any(out.glob("checkpoints/*.npz")):
-        raise DataError(f"--out {out}: holds an unfinished run. {'Add --resume to go on with it, or name' if resumable else 'Name'} another folder.")
-    return out, finished
+    if os.path.exists(out/".lock"):
+        with alone_in(out): pass # it was of a process that is gone
+    return out, finished_in(out, resume, resumable)
 
 # %% ../nbs/90_cli.ipynb #6e33e400
-def claim(folder: Path, fresh: bool):
-    "Make the folder and see that it can be written, before anything is computed; `fresh`: it must not be there yet."
+def make_folder(folder: Path, numbered: bool) -> Path:
+    "Make the folder; where it is `numbered`, and another run was quicker, the next. Raises `DataError`."
     from apr_tutorial.data import DataError
-    try:
-        folder.mkdir(parents=True, exist_ok=not fresh)
+    try: folder.mkdir(parents=True, exist_ok=not numbered)
+    except (FileExistsError, NotADirectoryError):
+        if not (numbered and folder.is_dir()): raise DataError(f"--out {folder}: can't be made, a file is in the way. Name another folder.") from None
+        name, _, number = folder.name.rpartition("-")
+        return make_folder(folder.with_name(f"{name}-{int(number) + 1}"), numbered)
+    except OSError as error: raise unwritable(folder, error) from None
+    return folder
+
+@contextmanager
+def claim(folder: Path, resume: bool=False, numbered: bool=False):
+    "Make the folder, hold it for this run alone, and see that it can be written, before anything is computed. Gives the folder."
+    from apr_tutorial.data import DataError
+    folder = make_folder(folder, numbered)
+    with alone_in(folder):
+        if finished_in(folder, resume): raise DataError(f"--out {folder}: another run has just finished there; nothing to do.")
+        for partial in [p for place in (folder, folder/"checkpoints") for p in place.glob(".*.[0-9]*.partial")]: partial.unlink() # of a process that is gone
         tempfile.TemporaryFile(dir=folder).close()
-    except (FileExistsError, NotADirectoryError): raise DataError(f"--out {folder}: can't be made, a file or another run is in the way. Name another folder.") from None
-    except OSError as error: raise OSError(f"--out {folder}: can't be written ({error.strerror}). Name another folder, or make room there.") from None
+        yield folder
 
 # %% ../nbs/90_cli.ipynb #d783655d
 def some_path(text: str) -> Path:
@@ -309,6 +355,77 @@ def selection_of(options: dict, data) -> tuple:
     held = validation_items(data, options["seed"])
     return data if options["refit"] else held, Selection(options["patience"], options["refit"]), {"selection": plot_search}
 
+# %% ../nbs/90_cli.ipynb #267aef43
+BESIDE = ("dataset", "out", "resume", "quiet", "checkpoint_every") # options that decide no number; the data speak for themselves
+
+def record_of(config: dict, data) -> dict:
+    "What decides the numbers of a run, as plain values: options, fingerprints of the data, versions."
+    from apr_tutorial.model import fingerprint, np, tf
+    parts = {"training pairs": [data.users, data.items], "times of the training pairs": [data.order], "test items": [data.test_users, data.test_items],
+             "user ids": [data.user_ids], "item ids": [data.item_ids]}
+    prints = {name: fingerprint({str(n): np.array(array) for n, array in enumerate(arrays) if array is not None}) for name, arrays in parts.items()}
+    record = dict(options={name: value for name, value in config.items() if name not in BESIDE}, data=prints, versions=dict(tensorflow=tf.__version__, numpy=np.__version__))
+    return json.loads(json.dumps(record))
+
+def differences(before: dict, now: dict) -> list[str]:
+    "What differs between two records, option by option, in words."
+    def unlike(part): return [name for name in now[part] if before[part].get(name) != now[part][name]]
+    options = [f"--{name.replace('_', '-')} was {before['options'].get(name)}, is {now['options'][name]}" for name in unlike("options")]
+    return options + [f"the {name} differ" for name in unlike("data")]
+
+# %% ../nbs/90_cli.ipynb #e78770cb
+def seen_before(path: Path, now: dict) -> int:
+    "How often the run of this record was resumed. Raises `DataError` where it is not that of `now`, naming what differs."
+    from apr_tutorial.data import DataError
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other, versions, times = differences(before, now), before["versions"], int(before["resumed"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: can't be read ({error}). Remove {path.parent} to start afresh.") from None
+    if other: raise DataError(f"--out {path.parents[1]}: was begun otherwise: {'; '.join(other)}. Repeat that call with --resume, or name another folder.")
+    if versions != now["versions"]: warnings.warn(f"begun with {versions}, resumed with {now['versions']}: the last digits may differ.")
+    return times
+
+def begin(folder: Path, config: dict, data) -> int:
+    "Write down what decides the numbers; where checkpoints wait, see that it is the same. How often the run was resumed. Raises `DataError`."
+    from apr_tutorial.model import write_safely
+    path, now = folder/"run.json", record_of(config, data)
+    times = seen_before(path, now) + 1 if any(folder.glob("*.npz")) else 0
+    text = json.dumps(now | dict(resumed=times), indent=1)
+    write_safely(path, lambda file: file.write(text.encode()))
+    return times
+
+# %% ../nbs/90_cli.ipynb #3212fdf9
+def as_words(options: dict) -> list[str]:
+    "Options as the words of a call: those of `run` that are not the default."
+    plain = {name: p.default for name, p in inspect.signature(run).parameters.items()}
+    words = []
+    for name, value in options.items():
+        if value == plain[name]: continue
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+@contextmanager
+def saying_how_to_go_on(options: dict, folder: Path):
+    "Let `Interrupted` name the call that goes on."
+    from apr_tutorial.model import Interrupted
+    try: yield
+    except Interrupted as error:
+        call = shlex.join(["apr-tutorial", "run", *as_words(options | dict(resume=True, out=folder))])
+        raise Interrupted(f"{error}. Go on with: {call}") from None
+
+# %% ../nbs/90_cli.ipynb #0ce5bf05
+def write_report(report, folder: Path, config: dict, more_plots: dict, **further):
+    "`save_report` with what the command adds: comparisons, their plots, the chosen epochs."
+    from apr_tutorial.comparison import COMPARISON_PLOTS, verdicts
+    from apr_tutorial.end_to_end import PLOTS, save_report
+    from apr_tutorial.reproduction import chosen_epochs
+    attacked = report.frame.attack.nunique() > 1
+    plots = PLOTS | more_plots | (COMPARISON_PLOTS if len(report.defences) > 1 and attacked else {})
+    save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [],
+                selection=chosen_epochs(report).to_dict("records"), **further)
+
 # %% ../nbs/90_cli.ipynb #72f2b447
 def execute(options: dict):
     "`run`: load, train, attack, report."
@@ -318,20 +435,17 @@ def execute(options: dict):
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, finished = out_folder(options["out"], data.name, options["resume"])
     if finished: return say(f"{folder}: the report is finished already; nothing to do")
-    with quiet_import():
-        from apr_tutorial.comparison import COMPARISON_PLOTS, verdicts
-        from apr_tutorial.end_to_end import PLOTS, Runner, run_experiment, save_report
-        from apr_tutorial.reproduction import chosen_epochs
+    with quiet_import(): from apr_tutorial.end_to_end import Runner, run_experiment
     settings, attacks, defences = settings_from(options, data)
     used, train, more_plots = selection_of(options, data)
-    claim(folder, fresh=options["out"] is None and not options["resume"])
-    Signals.watch()
-    runner = Runner(folder/"checkpoints", options["checkpoint_every"], lambda: bool(Signals.received), not options["quiet"])
-    report = replace(run_experiment(used, settings, attacks, defences, runner, train), data=data)
-    config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons), seeds=len(settings.seeds))
-    attacked = report.frame.attack.nunique() > 1
-    plots = PLOTS | more_plots | (COMPARISON_PLOTS if len(defences) > 1 and attacked else {})
-    save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [], selection=chosen_epochs(report).to_dict("records"))
+    with claim(folder, options["resume"], numbered=options["out"] is None and not options["resume"]) as folder:
+        config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons), seeds=len(settings.seeds))
+        resumptions = begin(folder/"checkpoints", config | dict(defences=list(defences)), data)
+        Signals.watch()
+        runner = Runner(folder/"checkpoints", options["checkpoint_every"], lambda: bool(Signals.received), not options["quiet"])
+        with saying_how_to_go_on(options, folder): report = run_experiment(used, settings, attacks, defences, runner, train)
+        report = replace(report, data=data)
+        write_report(report, folder, config, more_plots, resumptions=resumptions)
     if options["quiet"]: return
     show(report, folder)
     put(*files_in(folder), *after_run(options, folder, list(defences)))
@@ -341,6 +455,7 @@ PLAIN = str.maketrans({"→": "->", "▼": "-", "▲": "+", "★": "*", "±": "+
 
 def printable(text: str) -> str:
     "The text, in plain letters where the encoding of standard output lacks its signs."
+    text = visible(text)
     try: text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError): return text.translate(PLAIN)
     return text
@@ -574,12 +689,12 @@ def execute_audit(options: dict):
                   relative=options["relative"],
                   epsilons=BUDGETS[options["relative"]] if asked is None else parse_list(asked, float, "--attack-epsilons"))
     check_everything(data, Settings(k=values["k"], attack_epsilons=values["epsilons"]), {})
-    claim(folder, fresh=options["out"] is None)
-    report = examine(data=data, **factors, **values)
-    files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
-    config = options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
-        attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
-    save_audit(report, folder, config)
+    with claim(folder, numbered=options["out"] is None) as folder:
+        report = examine(data=data, **factors, **values)
+        files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
+        config = options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
+            attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
+        save_audit(report, folder, config)
     if options["quiet"]: return
     show(report, folder)
     put("", *findings(report), "", *files_in(folder), *after_audit(options))

@@ -9,9 +9,9 @@ __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'continuations', 
            'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
-import json, os, platform, statistics, time
+import json, os, platform, statistics, time, warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 # %% ../nbs/05_end_to_end.ipynb #70435bf0
@@ -56,13 +56,16 @@ class Runner:
     checkpoint_every: int|None = None
     stop: Callable|None = None
     progress: bool = True
+    resumed: list = field(default_factory=list) # what `fit` found in checkpoints, in its order: model, epoch, seed
 
     def fit(self, model: BPRMF, data: Interactions, epochs: int, settings: Settings, seed: tuple,
             adversary: Adversary|None = None, **more) -> History:
         path = self.checkpoints and self.checkpoints/f"{model.name}-{seed[0]}.npz"
-        return fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
-                   adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
-                   progress=self.progress, **more)
+        history = fit(model, data, epochs, settings.learning_rate, settings.optimizer, settings.batch_size, settings.reg,
+                      adversary, seed, checkpoint=path, checkpoint_every=self.checkpoint_every, stop=self.stop,
+                      progress=self.progress, **more)
+        if history.resumed_at: self.resumed.append(f"{model.name}, epoch {history.resumed_at}, seed {seed[0]}")
+        return history
 
 # %% ../nbs/05_end_to_end.ipynb #1efb8d84
 def continuations(settings: Settings, defences: Mapping[str, Adversary]) -> dict:
@@ -174,7 +177,8 @@ def run_experiment(
 ) -> Report:
     "Train BPR-MF, the control and the defences for each seed; evaluate each clean and attacked. Raises what `fit` raises."
     check_everything(data, settings, defences)
-    began, clock, rows, users, histories, first, resumed = time.perf_counter(), {}, [], {}, {}, {}, None
+    began, runner = time.perf_counter(), replace(runner, resumed=[])
+    clock, rows, users, histories, first = {}, [], {}, {}, {}
     for seed in settings.seeds:
         for name, (model, history) in train(data, settings, defences, seed, runner).items():
             for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock):
@@ -184,9 +188,9 @@ def run_experiment(
             first.setdefault(name, model)
             if runner.stop is not None and runner.stop():
                 raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
-            if history.resumed_at: resumed = f"{name}, epoch {history.resumed_at}, seed {seed}"
     timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
     curves, search = (joined(histories, settings.seeds, part) for part in ("frame", "search"))
+    resumed = runner.resumed[-1] if runner.resumed else None
     return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users, search)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
@@ -305,8 +309,10 @@ PLOTS = {"before_after": plot_before_after, "epsilon_sweep": plot_sweep, "traini
 
 def save_plot(figure: Figure, folder: Path, name: str):
     "Write name.png and name.svg, and close the figure."
-    for form in ("png", "svg"):
-        write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph") # a name in letters that the font lacks shows boxes
+        for form in ("png", "svg"):
+            write_safely(folder/f"{name}.{form}", lambda file: figure.savefig(file, format=form, dpi=150))
     plt.close(figure)
 
 def save_report(

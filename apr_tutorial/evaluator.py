@@ -180,5 +180,5 @@ def recommend(model: RecommenderModel, data: Interactions, k: int = 100) -> pd.D
     return pd.DataFrame({"user": users, "item": data.item_ids[items[real]], "score": scores[real]})
 
 def write_ranksys(path: Path, recommendations: pd.DataFrame) -> Path:
-    "Write user TAB item TAB score, without a header."
+    "Write user TAB item TAB score, without a header; ids as they came, so a spreadsheet should import them as text, lest one with = be a formula."
     return write_safely(path, lambda file: recommendations.to_csv(file, sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE))

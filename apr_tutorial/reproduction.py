@@ -93,8 +93,7 @@ def search_stage(name: str, start: BPRMF, held: Interactions, epochs: int, setti
 
 def select_stage(rule: "Selection", name: str, starts: tuple, parts: tuple, epochs: int, settings: Settings,
                  seed: tuple, adversary: Adversary|None, runner: Runner) -> tuple:
-    """Search on `parts[0]`, the held-out one, from `starts[0]`; then ((final model, history), the model on `parts[0]`,
-    the final model)."""
+    """Search on `parts[0]`, the held-out one, from `starts[0]`; then ((final model, history), the model on `parts[0]`)."""
     (held_start, start), (held, data) = starts, parts
     search = search_stage(name, held_start, held, epochs, settings, seed, adversary, runner, rule.patience)
     chosen = best_epoch(search.to_dict("records"))
@@ -103,7 +102,7 @@ def select_stage(rule: "Selection", name: str, starts: tuple, parts: tuple, epoc
         return model, runner.fit(model, part, chosen, settings, seed, adversary)
     final, history = again(start, name, data) if rule.refit else again(held_start, name, held)
     on_held = again(held_start, f"{name}-held", held)[0] if rule.refit and name == "bpr-mf" else final
-    return (final, replace(history, search=search)), on_held, final
+    return (final, replace(history, search=search)), on_held
 
 # %% ../nbs/11_reproduction.ipynb #d79b891d
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ class Selection:
             return BPRMF(data.num_users, data.num_items, settings.embedding_size, settings.item_bias, seed)
         def stage(name, starts, epochs, part, adversary):
             return select_stage(self, name, starts, parts, epochs, settings, (seed, part), adversary, runner)
-        bpr, *starts = stage("bpr-mf", (fresh(), fresh()), settings.epochs, 0, None)
+        bpr, on_held = stage("bpr-mf", (fresh(), fresh()), settings.epochs, 0, None)
+        starts = on_held, bpr[0]
         return {"bpr-mf": bpr} | {name: stage(name, starts, settings.adversarial_epochs, 1, adversary)[0]
                                   for name, adversary in continuations(settings, defences).items()}
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: contestants in processes of their own, paired ratios, and results that are written whole."""
 import argparse
+import html
 import importlib.util
 import os
 import platform
@@ -160,12 +161,17 @@ def paired_ratio(own: Sequence[float], reference: Sequence[float]) -> tuple[floa
     return float(np.median(ratios)), float(ratios.min()), float(ratios.max())
 
 
+def escaped(text: str) -> str:
+    "A name, perhaps of somebody's data, that stays text in Markdown: no HTML, no new cell, no new line."
+    return " ".join(html.escape(text, quote=False).replace("|", r"\|").split())
+
+
 def short(value) -> str:
     "A cell's text: three significant digits, without an exponent where that is readable."
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if not isinstance(value, (float, np.floating)):
-        return str(value)
+        return escaped(str(value))
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}".rstrip(".")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import circumstances, markdown, study_parser, write_results
+from .common import circumstances, escaped, markdown, study_parser, write_results
 
 SEED = 42  # the first; the others follow
 KEYS = ["model", "attack", "epsilon", "seed"]
@@ -56,7 +56,7 @@ def main():
     report = run_experiment(load_dataset(args.dataset), settings, defences={name: defence_of(name) for name in DEFENCES}, runner=Runner(progress=False))
     name, (attack, epsilon, k) = Path(args.dataset).name, headline(report)
     header = circumstances(("tensorflow", "numpy"), epochs=f"{epochs} of BPR, then {epochs}", seeds=" ".join(map(str, settings.seeds)), attack=f"{attack} at epsilon {epsilon:g}")
-    text = f"# Defences compared on {args.dataset}\n\n{header}.\n\nnDCG@{k}, full ranking; ±: standard deviation over seeds. Verdicts under attack: bootstrap over users, paired, 95 %.\n\n{markdown(summary(report))}"
+    text = f"# Defences compared on {escaped(args.dataset)}\n\n{header}.\n\nnDCG@{k}, full ranking; ±: standard deviation over seeds. Verdicts under attack: bootstrap over users, paired, 95 %.\n\n{markdown(summary(report))}"
     places = places_of(report)
     write_safely(args.out/f"places-{name}.csv", lambda file: places.to_csv(file, index=False))
     write_results(args.out, f"comparison-{name}", report.frame.round(6).to_dict("records"), text, plot_tradeoff(report))

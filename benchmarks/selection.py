@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import circumstances, markdown, study_parser, write_results
+from .common import circumstances, escaped, markdown, study_parser, write_results
 
 K = 100
 
@@ -78,7 +78,7 @@ def main():
     data = load_dataset(args.dataset, progress=False)
     rows = pd.concat(curves(data, epochs, seeds), ignore_index=True)
     header = circumstances(("tensorflow", "numpy"), epochs=f"{epochs} of BPR, then {epochs} of APR", seeds=f"1 to {seeds[-1]}")
-    text = f"# Epochs chosen on test, on validation, and not at all: {data.name}\n\n{header}.\n\nnDCG@{K} on test, full ranking.\n\n{markdown(ways(rows).to_dict('records'))}"
+    text = f"# Epochs chosen on test, on validation, and not at all: {escaped(data.name)}\n\n{header}.\n\nnDCG@{K} on test, full ranking.\n\n{markdown(ways(rows).to_dict('records'))}"
     write_results(args.out, f"selection-{Path(args.dataset).name}", rows.to_dict("records"), text, chart(rows))
 
 

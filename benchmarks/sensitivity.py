@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import circumstances, markdown, study_parser, write_results
+from .common import circumstances, escaped, markdown, study_parser, write_results
 
 K = 100
 ATTACK = 1.  # budget of PGD
@@ -122,7 +122,7 @@ def main():
     name = f"sensitivity-{Path(args.dataset).name}"
     rows = run_grid(grid, args.state or Path("runs")/f"{name}{'-quick' if args.quick else ''}.csv")
     header = circumstances(("tensorflow", "numpy"), epochs=f"{grid.epochs} of BPR, then {grid.epochs}", seeds=" ".join(map(str, grid.seeds)), **{"epsilon of PGD": ATTACK})
-    text = f"# Sensitivity of APR on {args.dataset}\n\n{header}.\n\nnDCG@{K}, full ranking; means over seeds. relative: epsilon in units of BPR's mean row length.\n\n{markdown(means(rows).to_dict('records'))}"
+    text = f"# Sensitivity of APR on {escaped(args.dataset)}\n\n{header}.\n\nnDCG@{K}, full ranking; means over seeds. relative: epsilon in units of BPR's mean row length.\n\n{markdown(means(rows).to_dict('records'))}"
     write_results(args.out, name, rows.to_dict("records"), text, chart(rows, grid))
 
 
