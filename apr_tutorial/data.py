@@ -112,7 +112,8 @@ def label_rows(frames: list[pd.DataFrame], column: str) -> tuple[np.ndarray, lis
             if row < len(frame): break
             row -= len(frame)
         what = f"{kind} among {first} ids (line {frames[0].index[0]} has '{texts[0]}')" if kind in ("integer", "string") else kind
-        fail_at(frame, row, f"{column} id '{text}' is {what}. Use integers throughout, or strings throughout.")
+        mend = "Use integers throughout, or strings throughout." if kind in ("integer", "string") else "An id is a whole number from 0 on, or a text that is no number."
+        fail_at(frame, row, f"{column} id '{text}' is {what}. {mend}")
     as_ids = [int(t) for t in texts] if kinds[0] == "integer" else list(texts)
     ids, place = np.unique(np.array(as_ids), return_inverse=True)
     rows = place[codes].astype(np.int32)
@@ -256,7 +257,7 @@ def part(folder: Path, name: str) -> Path:
     "`name` in `folder`, plain or gzipped."
     for path in (folder/name, folder/f"{name}.gz"):
         if path.is_file(): return path
-    raise DataError(f"{folder}: no {name} or {name}.gz. A data folder holds trainingset.tsv and testset.tsv.")
+    raise DataError(f"{folder}: no {name} or {name}.gz. A data folder holds trainingset.tsv and testset.tsv; to have one file split, name the file.")
 
 def read_folder(folder: Path, name: str|None = None) -> Interactions:
     "A published split: `trainingset.tsv` and `testset.tsv` (or `.gz`), tab-separated, no header."
