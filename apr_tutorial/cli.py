@@ -683,12 +683,12 @@ def execute_audit(options: dict):
     from apr_tutorial.end_to_end import Settings, check_everything
     factors = factors_from(options, data)
     audited_model(data=data, **factors)
-    warn_of_split(options)
     asked = options["attack_epsilons"]
     values = dict(attacks=pick(attack_table(), options["attacks"], "--attacks"), k=list_lengths(options["k"], data), seed=options["seed"],
                   relative=options["relative"],
                   epsilons=BUDGETS[options["relative"]] if asked is None else parse_list(asked, float, "--attack-epsilons"))
     check_everything(data, Settings(k=values["k"], attack_epsilons=values["epsilons"]), {})
+    warn_of_split(options)
     with claim(folder, numbered=options["out"] is None) as folder:
         report = examine(data=data, **factors, **values)
         files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
