@@ -325,6 +325,7 @@ def elsewhere() -> str:
     halves = saved[saved.unit == "relative"].groupby("model", sort=False).half.first()
     return "for comparison, pgd on movielens-500: " + ", ".join(f"{m} {'not reached' if np.isnan(h) else f'{h:.2f}'}" for m, h in halves.items())
 
+# %% ../nbs/09_audit.ipynb #9578963e
 def findings(report: AuditReport) -> list[str]:
     "The report in a few lines."
     k, depth, lengths = max(report.settings.k), report.depth, report.lengths

@@ -11,7 +11,8 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on',
            'write_report', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
            'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
-           'audit', 'check_files', 'factors_from', 'warn_of_split', 'after_audit', 'execute_audit', 'main']
+           'audit', 'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit',
+           'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -559,8 +560,8 @@ def after_run(options: dict, folder: Path, defences: list[str]) -> list[str]:
     return next_steps(["recommend", *of, "--k", "10", "--out", "recs.tsv"], ["audit", *of, "--relative"])
 
 # %% ../nbs/90_cli.ipynb #6dc06269
-@command("recommend --weights report/weights-apr.npz --dataset log.csv --out recs.tsv",
-         "recommend --weights report/weights-apr.npz --dataset log.csv --k 10 --out top.tsv",
+@command("recommend --weights W.npz --dataset log.csv --out recs.tsv",
+         "recommend --weights W.npz --dataset log.csv --k 10 --out top.tsv",
          weights=option("A weights-….npz that `run` or `save_weights` wrote.", "FILE"), dataset=option("The data set of the weights.", "DATA"),
          out=option("File to write: user TAB item TAB score (RankSys).", "FILE"),
          k=option("Length of each list.", "ITEMS", show_default="100", callback=within(1, 2**31)),
@@ -664,6 +665,13 @@ def warn_of_split(options: dict):
     warnings.warn(f"{options['dataset']} is split here: one row of each user, the latest, is its test item. Factors that were trained on the whole file have seen it, and look "
                   "better and sturdier than they are. Then train on the other rows, or give your own split as a folder.")
 
+def audit_record(options: dict, folder: Path, values: dict) -> dict:
+    "The options as report.json keeps them: plain values, and the checksum of each file."
+    from apr_tutorial.data import sha256
+    files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
+    return options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
+        attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
+
 def after_audit(options: dict) -> list[str]:
     "The same audit in units that mean something, unless it was; and where to read on."
     files = [word for name in (*FILES, "weights") if options[name] is not None for word in (f"--{name.replace('_', '-')}", options[name])]
@@ -676,7 +684,7 @@ def execute_audit(options: dict):
     check_files(options)
     options["dataset"] = "auto" if options["dataset"] is None else options["dataset"]
     os.environ.setdefault("MPLBACKEND", "Agg")
-    from apr_tutorial.data import load_dataset, sha256
+    from apr_tutorial.data import load_dataset
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, _ = out_folder(options["out"], f"audit-{data.name}", resume=False, resumable=False)
     with quiet_import(): from apr_tutorial.audit import BUDGETS, audit as examine, audited_model, findings, save_audit
@@ -691,10 +699,7 @@ def execute_audit(options: dict):
     warn_of_split(options)
     with claim(folder, numbered=options["out"] is None) as folder:
         report = examine(data=data, **factors, **values)
-        files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
-        config = options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
-            attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
-        save_audit(report, folder, config)
+        save_audit(report, folder, audit_record(options, folder, values))
     if options["quiet"]: return
     show(report, folder)
     put("", *findings(report), "", *files_in(folder), *after_audit(options))
