@@ -222,7 +222,7 @@ def doubts(model: RecommenderModel, clean_auc: float, epsilons: Sequence[float],
     shortest = dict(zip(("user", "item"), mean_lengths(model))) if not relative else {"user or item": 1}
     what = min(shortest, key=shortest.get)
     long = [e for e in epsilons if e >= shortest[what]]
-    if long: found.append(f"ε = {min(long):g} is {min(long)/shortest[what]:.0%} of the mean row of a {what}, so that a row may become any other: the loss "
+    if long: found.append(f"ε = {min(long):g} is {min(long)/shortest[what]:.0%} of {'an' if what == 'item' else 'a'} {what}'s mean row, so that a row may become any other: the loss "
                           f"says little about the model. {'Take smaller budgets, as .1, .25, .5' if relative else 'Use budgets in mean rows (relative, --relative)'}.")
     return found
 

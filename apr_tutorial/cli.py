@@ -527,7 +527,7 @@ def show(report, folder: Path):
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110, highlight=False)
     (attack, epsilon, k), seeds = headline(report), len(report.settings.seeds)
     metrics = ("ndcg", "hr", "auc")[:max(1, (console.width - 17)//24)]
-    made = grid(f"{report.data.name}{' · SYNTHETIC DATA' if report.data.synthetic else ''}: clean → under {attack}, ε = {epsilon:g}",
+    made = grid(f"{report.data.name}{' · SYNTHETIC DATA' if report.data.synthetic else ''}: clean → under {attack}, ε = {epsilon:g}{report.unit}",
                 "model", *(METRICS[m] + ("" if m == "auc" else f"@{k}") for m in metrics))
     columns = [glance(report, metric) for metric in metrics]
     for model in report.models: made.add_row(model, *(painted(column[model]) for column in columns))

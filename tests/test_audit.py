@@ -232,7 +232,7 @@ def test_doubts_are_said():
     ones = {"user": (np.c_[p, np.ones(len(p))], np.c_[q, q[:, 0]]), "item": (np.c_[p, p[:, 1]], np.c_[q, np.ones(len(q))])}
     cases = {"near chance": ((p, -q), {}), "user_factors: column 4 is 1 in every row, so item_factors[:, 4] is an item bias": (ones["user"], {}),
              "item_factors: column 4 is 1 in every row": (ones["item"], {}), "ε = 5000 is": ((p, q), dict(relative=False, epsilons=[.1, 5000])),
-             "ε = 1 is 100% of the mean row": ((p, q), dict(epsilons=1))}
+             "ε = 1 is 100% of a user or item's mean row": ((p, q), dict(epsilons=1))}
     for text, (tables, options) in cases.items():
         with pytest.warns(UserWarning) as said:
             report = audit(*tables, data, attacks="random", k=20, **dict(relative=True, epsilons=.25) | options)
