@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defending', 'attacking', 'spreading', 'choosing',
-           'writing', 'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'visible',
-           'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table',
-           'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder', 'claim', 'some_path',
-           'option', 'within', 'about', 'command', 'run', 'settings_from', 'check_selection', 'selection_of',
-           'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on', 'write_report',
-           'rank_of', 'team_of', 'runner_of', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid',
-           'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend',
-           'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'execute_audit', 'main']
+           'writing', 'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'HOW_TO_READ',
+           'quiet_import', 'visible', 'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick',
+           'attack_table', 'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder',
+           'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from',
+           'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words',
+           'saying_how_to_go_on', 'write_report', 'rank_of', 'team_of', 'runner_of', 'execute', 'printable', 'put',
+           'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps',
+           'after_run', 'recommend', 'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'warn_of_split',
+           'audit_record', 'after_audit', 'execute_audit', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -214,6 +215,7 @@ def some_path(text: str) -> Path:
 
 def option(text: str, value: str = "", *names: str, panel: str|None = None, **more):
     "An option: what it means; the unit or kind of its `value` (none for a switch); its panel."
+    if isinstance(more.get("show_default"), str): text += f" \\[default: {more.pop('show_default')}]"; more["show_default"] = False # not in brackets twice
     return typer.Option(*names, help=text, metavar=value, rich_help_panel=panel, parser=some_path if value in ("FILE", "FOLDER") else None, **more)
 
 def within(low: int, high: int = 2**24) -> Callable:
@@ -287,8 +289,14 @@ EXIT_CODES = """Exit codes:
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   context_settings={"help_option_names": ["-h", "--help"]})
 
+def print_version(asked: bool):
+    if not asked: return
+    from apr_tutorial import __version__
+    print(__version__)
+    raise typer.Exit()
+
 @app.callback()
-def about():
+def about(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", metavar="", callback=print_version, is_eager=True)]=False):
     """Train BPR-MF, attack its embeddings, defend them by adversarial training (APR), attack again.
 
     Start with `apr-tutorial run`, which needs no file of yours; then give it yours."""
@@ -559,7 +567,7 @@ def show(report, folder: Path):
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110, highlight=False)
     (attack, epsilon, k), seeds = headline(report), len(report.settings.seeds)
     metrics = ("ndcg", "hr", "auc")[:max(1, (console.width - 17)//24)]
-    made = grid(f"{report.data.name}{' · SYNTHETIC DATA' if report.data.synthetic else ''}: clean → under {attack}, ε = {epsilon:g}",
+    made = grid(f"{report.data.name}{' · SYNTHETIC DATA' if report.data.synthetic else ''}: clean → under {attack}, ε = {epsilon:g}{report.unit}",
                 "model", *(METRICS[m] + ("" if m == "auc" else f"@{k}") for m in metrics))
     columns = [glance(report, metric) for metric in metrics]
     for model in report.models: made.add_row(model, *(painted(column[model]) for column in columns))
@@ -579,6 +587,7 @@ def files_in(folder: Path) -> list[str]:
     "What a finished folder holds, a line for each kind of file."
     plots, weights = (sorted(path.stem for path in folder.glob(pattern)) for pattern in ("*.png", "weights-*.npz"))
     kinds = {"report.json": "every number, option and version", "metrics.csv": "the numbers alone: a row for each model, attack, seed and k",
+             "audit.csv": "what is lost, and how much of a list stays, with intervals" if (folder/"audit.csv").exists() else "",
              "*.png, *.svg": ", ".join(plots), "weights-*.npz": ", ".join(name.removeprefix("weights-") for name in weights)}
     return [f"Files in {folder}:", *(f"  {name:<15} {what}" for name, what in kinds.items() if what)]
 
@@ -591,9 +600,9 @@ def after_run(options: dict, folder: Path, defences: list[str]) -> list[str]:
     return next_steps(["recommend", *of, "--k", "10", "--out", "recs.tsv"], ["audit", *of, "--relative"])
 
 # %% ../nbs/90_cli.ipynb #6dc06269
-@command("recommend --weights W.npz --dataset ratings.csv --out recs.tsv",
-         "recommend --weights W.npz --dataset D --k 10 --out top.tsv",
-         weights=option("A weights-….npz that `run` wrote.", "FILE"), dataset=option("The data set of the weights.", "DATA"),
+@command("recommend --weights W.npz --dataset log.csv --out recs.tsv",
+         "recommend --weights W.npz --dataset log.csv --k 10 --out top.tsv",
+         weights=option("A weights-….npz that `run` or `save_weights` wrote.", "FILE"), dataset=option("The data set of the weights.", "DATA"),
          out=option("File to write: user TAB item TAB score (RankSys).", "FILE"),
          k=option("Length of each list.", "ITEMS", show_default="100", callback=within(1, 2**31)),
          attack=option("Attack the factors first: none, random, fgsm or pgd.", "NAME"),
@@ -641,23 +650,25 @@ def datasets():
 # %% ../nbs/90_cli.ipynb #cbc58ec2
 factors = functools.partial(option, panel="Factors")
 AUDITED = dict(
-    user_factors=factors("User factors: a .npy, a row for each user.", "FILE"),
-    item_factors=factors("Item factors: a .npy, a row for each item.", "FILE"),
+    user_factors=factors("User factors: a .npy with a row for each user.", "FILE"),
+    item_factors=factors("Item factors: a .npy with a row for each item.", "FILE"),
     item_bias=factors("Item biases: a .npy, a number for each item; never perturbed.", "FILE"),
-    weights=factors("A weights-….npz that `run` wrote, instead of the three.", "FILE"),
-    user_ids=factors("Whose row is which: a text file, one id a line.", "FILE", show_default="sorted order"),
+    weights=factors("A weights-….npz that `run` or `save_weights` wrote, or any .npz with user_factors and item_factors, instead of these.", "FILE"),
+    user_ids=factors("Row r of the users belongs to the id on line r: a text file without a header, or a .npy.", "FILE", show_default="sorted order"),
     item_ids=factors("The same for items.", "FILE", show_default="sorted order"),
-    relative=attacking("Budgets in units of each table's mean row length.", "", "--relative"),
+    dataset=ranking("The interactions that the factors were trained on: a folder with your split (best), a file, or a name.", "DATA", show_default="auto, with --weights"),
+    attack_epsilons=attacking("Budgets of the attacks: by how much each row may be moved, as Euclidean length or, with --relative, in mean rows.", "NUMBERS",
+        show_default="0.5,1,2; with --relative 0.1,0.25,0.5"),
+    relative=attacking("Budgets in units of each table's mean row length: what to use for factors of any scale.", "", "--relative"),
     quiet=writing("No table.", "", "--quiet"), out=writing("Folder of the report.", "FOLDER", show_default="runs/audit-DATASET-N"))
 
 # %% ../nbs/90_cli.ipynb #a86409a4
-@command("audit --user-factors P.npy --item-factors Q.npy --dataset D",
-         "audit --weights report/weights-apr.npz --dataset ratings.csv",
-         "audit --weights W.npz --dataset D --relative", **AUDITED)
+@command("audit --user-factors P.npy --item-factors Q.npy \\\n\n--item-ids items.txt --dataset split --relative",
+         "audit --weights weights-apr.npz --dataset log.csv --relative", **AUDITED)
 def audit(
     user_factors: Path|None=None, item_factors: Path|None=None, item_bias: Path|None=None, weights: Path|None=None,
-    user_ids: Path|None=None, item_ids: Path|None=None, dataset: str="auto", attacks: str="random,fgsm,pgd",
-    attack_epsilons: str="0.5,1,2", relative: bool=False, k: str|None=None, seed: int=42, quiet: bool=False, out: Path|None=None,
+    user_ids: Path|None=None, item_ids: Path|None=None, dataset: str|None=None, attacks: str="random,fgsm,pgd",
+    attack_epsilons: str|None=None, relative: bool=False, k: str|None=None, seed: int=42, quiet: bool=False, out: Path|None=None,
 ):
     """How fragile are factors that were trained elsewhere?
 
@@ -668,12 +679,13 @@ def audit(
 FILES = ("user_factors", "item_factors", "item_bias", "user_ids", "item_ids")
 
 def check_files(options: dict):
-    "Either weights, or the factors of both sides. Raises `DataError`."
+    "Either weights, or the factors of both sides and their data. Raises `DataError`."
     from apr_tutorial.data import DataError
     beside = [f"--{name.replace('_', '-')}" for name in FILES if options[name] is not None]
     if options["weights"] is not None and beside: raise DataError(f"{beside[0]} and --weights: give one of them; weights bring factors, bias and ids.")
     if options["weights"] is None and None in (options["user_factors"], options["item_factors"]):
         raise DataError("--user-factors and --item-factors: give both, or --weights.")
+    if options["weights"] is None and options["dataset"] is None: raise DataError("--dataset: give the interactions that the factors were trained on.")
 
 def factors_from(options: dict, data) -> dict:
     "The arguments of `audit` that the files hold."
@@ -684,30 +696,53 @@ def factors_from(options: dict, data) -> dict:
     model = load_weights(options["weights"], data)
     return {name: getattr(model, name) for name in FILES[:3]}
 
+# %% ../nbs/90_cli.ipynb #e4fc6417
+HOW_TO_READ = "https://apr-tutorial.github.io/apr_tutorial/13_own_data.html#factors-from-anywhere"
+
+def warn_of_split(options: dict):
+    "Factors from elsewhere and a file that is split here: their model may have seen the test items."
+    if options["weights"] is not None or not os.path.isfile(options["dataset"]): return
+    warnings.warn(f"{options['dataset']} is split here: one row of each user, the latest, is its test item. Factors that were trained on the whole file have seen it, and look "
+                  "better and sturdier than they are. Then train on the other rows, or give your own split as a folder.")
+
+def audit_record(options: dict, folder: Path, values: dict) -> dict:
+    "The options as report.json keeps them: plain values, and the checksum of each file."
+    from apr_tutorial.data import sha256
+    files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
+    return options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
+        attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
+
+def after_audit(options: dict) -> list[str]:
+    "The same audit in units that mean something, unless it was; and where to read on."
+    files = [word for name in (*FILES, "weights") if options[name] is not None for word in (f"--{name.replace('_', '-')}", options[name])]
+    call = ["audit", *files, "--dataset", options["dataset"], *(["--seed", options["seed"]] if options["seed"] != 42 else []), "--relative"]
+    return [*([] if options["relative"] else next_steps(call)), f"How to read this, and how to harden the factors: {HOW_TO_READ}"]
+
 # %% ../nbs/90_cli.ipynb #cfe65e01
 def execute_audit(options: dict):
     "`audit`: load, attack, report."
     check_files(options)
+    options["dataset"] = "auto" if options["dataset"] is None else options["dataset"]
     os.environ.setdefault("MPLBACKEND", "Agg")
-    from apr_tutorial.data import load_dataset, sha256
+    from apr_tutorial.data import load_dataset
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, _ = out_folder(options["out"], f"audit-{data.name}", resume=False, resumable=False)
-    with quiet_import(): from apr_tutorial.audit import audit as examine, audited_model, findings, save_audit
+    with quiet_import(): from apr_tutorial.audit import BUDGETS, audit as examine, audited_model, findings, save_audit
     from apr_tutorial.end_to_end import Settings, check_everything
     factors = factors_from(options, data)
     audited_model(data=data, **factors)
+    asked = options["attack_epsilons"]
     values = dict(attacks=pick(attack_table(), options["attacks"], "--attacks"), k=list_lengths(options["k"], data), seed=options["seed"],
-                  epsilons=parse_list(options["attack_epsilons"], float, "--attack-epsilons"), relative=options["relative"])
+                  relative=options["relative"],
+                  epsilons=BUDGETS[options["relative"]] if asked is None else parse_list(asked, float, "--attack-epsilons"))
     check_everything(data, Settings(k=values["k"], attack_epsilons=values["epsilons"]), {})
+    warn_of_split(options)
     with claim(folder, numbered=options["out"] is None) as folder:
         report = examine(data=data, **factors, **values)
-        files = {name: path for name, path in options.items() if isinstance(path, Path) and name != "out"}
-        config = options | {name: str(path) for name, path in files.items()} | dict(out=str(folder), k=list(values["k"]), attacks=list(values["attacks"]),
-            attack_epsilons=list(values["epsilons"]), sha256={name: sha256(path) if path.is_file() else None for name, path in files.items()})
-        save_audit(report, folder, config)
+        save_audit(report, folder, audit_record(options, folder, values))
     if options["quiet"]: return
     show(report, folder)
-    put("", *findings(report), "", *files_in(folder), *next_steps(["run", "--dataset", options["dataset"]]))
+    put("", *findings(report), "", *files_in(folder), *after_audit(options))
 
 # %% ../nbs/90_cli.ipynb #9432737c
 def main():

@@ -112,7 +112,8 @@ def label_rows(frames: list[pd.DataFrame], column: str) -> tuple[np.ndarray, lis
             if row < len(frame): break
             row -= len(frame)
         what = f"{kind} among {first} ids (line {frames[0].index[0]} has '{texts[0]}')" if kind in ("integer", "string") else kind
-        fail_at(frame, row, f"{column} id '{text}' is {what}. Use integers throughout, or strings throughout.")
+        mend = "Use integers throughout, or strings throughout." if kind in ("integer", "string") else "An id is a whole number from 0 on, or a text that is no number."
+        fail_at(frame, row, f"{column} id '{text}' is {what}. {mend}")
     as_ids = [int(t) for t in texts] if kinds[0] == "integer" else list(texts)
     ids, place = np.unique(as_ids, return_inverse=True)
     rows = place[codes].astype(np.int32)
@@ -160,8 +161,8 @@ def to_number(rows: pd.DataFrame, column: str) -> pd.Series:
         numbers = numbers.astype(float) # whole numbers stay exact: timestamps may count nanoseconds
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. "
-                "Expected user, item, rating[, timestamp], without a header in a folder's files.")
+        fail_at(rows, wrong[0], f"{column} '{rows[column].iloc[wrong[0]]}' is not a number. Expected user, item, rating[, timestamp]"
+                + (", the time as a number, such as seconds since 1970." if column == "timestamp" else "; a header only in a single file."))
     return numbers
 
 def checked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -226,8 +227,10 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
     rows.attrs["source"] = str(path)
     rows = rows.fillna("")[lambda r: (r != "").any(axis=1)]
     if not 3 <= rows.shape[1] <= 4:
+        signs = {";": "semicolons", "\t": "tabs: name it .tsv", ",": "commas: name it .csv"}
+        seen = [name for sign, name in signs.items() if rows.shape[1] == 1 and len(rows) and sign in rows.iloc[0, 0]]
         raise DataError(f"{path}: found {rows.shape[1]} column(s), expected user, item, rating and perhaps timestamp, "
-                        f"separated by {'commas' if comma else 'tabs'}.")
+                        f"separated by {'commas' if comma else 'tabs'}.{f' This one seems to have {seen[0]}.' if seen else ''}")
     rows.columns = ["user", "item", "rating", "timestamp"][:rows.shape[1]]
     if header and re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()):
         rows = check_header(rows)
@@ -254,7 +257,7 @@ def part(folder: Path, name: str) -> Path:
     "`name` in `folder`, plain or gzipped."
     for path in (folder/name, folder/f"{name}.gz"):
         if path.is_file(): return path
-    raise DataError(f"{folder}: no {name} or {name}.gz. A data folder holds trainingset.tsv and testset.tsv.")
+    raise DataError(f"{folder}: no {name} or {name}.gz. A data folder holds trainingset.tsv and testset.tsv; to have one file split, name the file.")
 
 def read_folder(folder: Path, name: str|None = None) -> Interactions:
     "A published split: `trainingset.tsv` and `testset.tsv` (or `.gz`), tab-separated, no header."

@@ -133,7 +133,7 @@ class Report:
     users: Mapping = field(default_factory=dict)
     # model, seed, epoch and validation figures of every epoch tried, where epochs were chosen: chapter 11
     search: pd.DataFrame|None = None
-    budget = "budget ε"   # what pictures call it
+    budget, unit = "budget ε", "" # what pictures call it, and the unit behind its value
 
     def at(self, k: int, metric: str = "ndcg") -> pd.DataFrame:
         "Mean and standard deviation over seeds: a row for each model, attack and budget."
@@ -241,7 +241,7 @@ def plot_before_after(report: Report) -> Figure:
         ax.set(ylabel=METRICS[metric] + ("" if metric == "auc" else f"@{k}"), xlim=(-.5, len(names) - .5))
         low = min(.5, ax.dataLim.y0 - .04) if metric == "auc" else 0 # an AUC of 1/2 is luck
         ax.set_ylim(low, ax.dataLim.y1 + .12*(ax.dataLim.y1 - low) or 1)
-    finding = f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}: {extremes(decreases(report, attack, epsilon, k))}"
+    finding = f"nDCG@{k} lost to {attack.upper()} at ε = {epsilon:g}{report.unit}: {extremes(decreases(report, attack, epsilon, k))}"
     figure.suptitle(title_of(report.data, finding), color=GREY, fontsize=10)
     return figure
 

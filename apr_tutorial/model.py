@@ -74,7 +74,7 @@ def check_factors(user_factors: np.ndarray, item_factors: np.ndarray, item_bias:
     p, q, b = arrays.values()
     if p.shape[1] != q.shape[1]:
         raise DataError(f"user_factors have {p.shape[1]} columns, item_factors {q.shape[1]}: they must agree"
-                        + (", and a row is a user or an item. Is a table transposed?" if len(p) in q.shape else "."))
+                        + (", and a row is a user or an item. Is a table transposed?" if len(p) in q.shape or p.shape[1] in q.shape else "."))
     if b is not None and len(b) != len(q): raise DataError(f"item_bias has {len(b)} entries for {len(q)} items.")
     return p, q, b
 
@@ -348,6 +348,11 @@ def export(self: BPRMF, filepath: Path, *args, data: Interactions|None = None, *
     if data is not None: return export_lists(filepath, self, data, *args, **options)
     if len(args) < 3: options.setdefault("input_signature", [(tf.TensorSpec([None], tf.int32),)*2])
     return keras.Model.export(self, filepath, *args, **options)
+
+@patch
+def export(self: RecommenderModel, filepath: Path, data: Interactions):
+    "What `export_lists` writes, for a model of any class."
+    return export_lists(filepath, self, data)
 
 # %% ../nbs/01b_training.ipynb #e34de59b
 import json, math, time, warnings

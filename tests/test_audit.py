@@ -61,13 +61,16 @@ def test_files(log, finished, cli, tmp_path):
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     out = tmp_path / "runs" / "audit-log-1"
     names = {f"{name}.{form}" for name in ("before_after", "epsilon_sweep", "audit_curves", "audit_groups") for form in ("png", "svg")}
-    assert {p.name for p in out.iterdir()} == names | {"metrics.csv", "report.json"}
+    assert {p.name for p in out.iterdir()} == names | {"metrics.csv", "audit.csv", "report.json"}
     report = json.loads((out / "report.json").read_text())
     assert report["schema"] == 1 and report["resumed_from"] is None and report["config"]["relative"] is True
     assert report.keys() == json.loads((finished / "report.json").read_text()).keys() - {"comparisons", "selection"} | {"audit"}
     audit, share = report["audit"], [b["users_relative"] for b in report["audit"]["budgets"]]
     assert share == pytest.approx([.25, .5])
     assert [b["users"] for b in audit["budgets"]] == pytest.approx([e * audit["mean_lengths"]["users"] for e in share])
+    sweep = pd.read_csv(out / "audit.csv")
+    assert set(sweep.unit) == {"relative"} and len(sweep) == len(audit["sweep"])
+    assert audit["clean_auc"] == pytest.approx(report["results"][0]["auc"]) and isinstance(audit["warnings"], list)
     assert set(audit["half_ndcg_epsilon"]) == {"random", "fgsm", "pgd"} and len(audit["sweep"]) == 7 * (1 + 3 * 2)
     again = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", log, "--out", out, *SAME)
     assert again.returncode == 2 and "finished report" in again.stderr
@@ -82,7 +85,7 @@ def test_clean_alone_and_one_attack(log, finished):
     report = audit(weights["user_factors"], weights["item_factors"], load_dataset(log, 7), attacks={"mine": pgd}, epsilons=[0, 1], k=[1])
     assert report.depth == 1 and plot_audit(report) and plot_groups(report)
     alone = audit(weights["user_factors"], weights["item_factors"], load_dataset(log, 7), attacks={}, k=[3])
-    assert len(alone.frame) == 1 and len(findings(alone)) == 1
+    assert len(alone.frame) == 1 and len(findings(alone)) == 1 + len(alone.doubts)
 
 
 @pytest.mark.parametrize("scale", [(1, 1), (8, .25), (.1, 3)])
@@ -162,6 +165,122 @@ def test_cornac(kind):
     assert audited(arrays, data) == pytest.approx(plain_metrics(scores, data, 20), abs=1 / 80 / 20)
     with pytest.raises(DataError, match="is not in the data"):
         from_cornac(model, replace(data, user_ids=data.user_ids + 1000))
+
+
+# What bad input is told
+
+BAD = {  # name: (options, the way out that the message names); the rest stands in test_bad_input.py
+    "npz": (["--user-factors", "W.npz", "--item-factors", "Q.npy"], "is an .npz that holds user_factors, item_factors"),
+    "csv": (["--user-factors", "P.csv", "--item-factors", "Q.npy"], "Is it text?"),
+    "transposed": (["--user-factors", "P.npy", "--item-factors", "turned.npy"], "Is the table transposed?"),
+    "an item without a row": (["--user-factors", "P.npy", "--item-factors", "few.npy"], "One without factors gets zeros"),
+    "ids with a header": (["--user-factors", "P.npy", "--item-factors", "Q.npy", "--user-ids", "headed.txt"], "Is there a header? The first is 'user'"),
+    "unknown id": (["--user-factors", "P.npy", "--item-factors", "Q.npy", "--user-ids", "unknown.txt"], "'nobody' is unknown to the data, whose ids are like 'u0'"),
+    "id missing": (["--user-factors", "short.npy", "--item-factors", "Q.npy", "--user-ids", "short.txt"], "'u9' is missing; expected each user of the data exactly once. Give each a row of zeros"),
+}
+
+
+@pytest.fixture(scope="module")
+def files(log, tmp_path_factory):
+    "Good and bad files for the log's 40 users and 90 items."
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    p, q = rng.standard_normal((40, 4)), rng.standard_normal((90, 4))
+    arrays = dict(P=p, Q=q, short=p[:-1], turned=q.T, few=q[:-1])
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.savez(folder / "W.npz", user_factors=p, item_factors=q)
+    np.savetxt(folder / "P.csv", p, delimiter=",")
+    users = sorted(f"u{n}" for n in range(40))
+    for name, ids in dict(unknown=["nobody", *users[1:]], short=users[:-1], headed=["user", *users]).items():
+        (folder / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, log, files, tmp_path, monkeypatch):
+    "Exit code 2, one line that says what, no traceback, and no file left behind."
+    from typer.testing import CliRunner
+    from apr_tutorial.cli import app
+    options, message = BAD[name]
+    monkeypatch.chdir(files)
+    done = CliRunner().invoke(app, ["audit", "--dataset", str(log), "--out", str(tmp_path / "out"), *options])
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert done.exit_code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.output
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_factors_need_their_data(files, cli):
+    done = cli("audit", "--user-factors", files / "P.npy", "--item-factors", files / "Q.npy")
+    assert done.returncode == 2 and "--dataset: give the interactions" in done.stderr
+
+
+# What is no error and yet wrong
+
+def better_than_chance(data, d=4):
+    "Factors whose first column knows popularity, so that they rank better than noise."
+    rng = np.random.default_rng(0)
+    p, q = (.05 * rng.standard_normal((n, d)) for n in (data.num_users, data.num_items))
+    p[:, 0], q[:, 0] = .9, np.bincount(data.items, minlength=data.num_items)
+    return p, q
+
+
+def test_doubts_are_said():
+    "Rows of other people, a hidden bias on either side, a budget longer than the rows: a warning, a line, and a key of the report."
+    from apr_tutorial.audit import audit, audited_model, findings
+    data = split()
+    p, q = better_than_chance(data)
+    ones = {"user": (np.c_[p, np.ones(len(p))], np.c_[q, q[:, 0]]), "item": (np.c_[p, p[:, 1]], np.c_[q, np.ones(len(q))])}
+    cases = {"near chance": ((p, -q), {}), "user_factors: column 4 is 1 in every row, so item_factors[:, 4] is an item bias": (ones["user"], {}),
+             "item_factors: column 4 is 1 in every row": (ones["item"], {}), "ε = 5000 is": ((p, q), dict(relative=False, epsilons=[.1, 5000])),
+             "ε = 1 is 100% of a user or item's mean row": ((p, q), dict(epsilons=1))}
+    for text, (tables, options) in cases.items():
+        with pytest.warns(UserWarning) as said:
+            report = audit(*tables, data, attacks="random", k=20, **dict(relative=True, epsilons=.25) | options)
+        assert len(said) == len(report.doubts) and any(text in doubt for doubt in report.doubts), (text, report.doubts)
+        assert findings(report)[0] == f"WARNING: {report.doubts[0]}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = audit(p, q, data, attacks=["random", "pgd"], relative=True, k=20)
+    assert report.doubts == () and report.settings.attack_epsilons == (.1, .25, .5) and report.attacks == ["random", "pgd"]
+    assert audit(p, q, data, attacks={}, k=20).settings.attack_epsilons == (.5, 1, 2)
+    shipped = audited_model(p, q, data)
+    assert callable(shipped.export)
+
+
+def test_python_is_told_what_to_give():
+    from apr_tutorial.audit import audit
+    from apr_tutorial.data import DataError
+    data = split()
+    p, q = better_than_chance(data)
+    for call, message in {(lambda: audit(p, q, "ratings.csv")): "data: str; expected Interactions", (lambda: audit(p, q, data, attacks="fgms")): "expected some of random"}.items():
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+def test_half_is_said_with_its_unit():
+    from types import SimpleNamespace
+    from apr_tutorial.audit import half_text
+    for half, text in {.42: "at ε = 0.42 mean rows (interpolated)", .05: "between ε = 0 and 0.1 mean rows, about 0.05", None: "not reached up to ε = 0.5 mean rows"}.items():
+        report = SimpleNamespace(half=lambda attack: half, settings=SimpleNamespace(attack_epsilons=(0, .1, .5)), unit=" mean rows")
+        assert half_text(report, "pgd") == text
+
+
+def test_a_file_that_is_split_here(log, files, finished, cli, tmp_path):
+    "Factors from elsewhere may have seen its test items; weights of `run` and a folder have been split before."
+    tables = ["--user-factors", files / "P.npy", "--item-factors", files / "one.npz"]
+    np.savez(files / "one.npz", np.load(files / "Q.npy"))
+    done = cli("audit", *tables, "--dataset", log, "--relative", "--attacks", "random", "--k", "5", "--out", "out")
+    assert done.returncode == 0 and "is split here" in done.stderr and "near chance" in done.stderr, done.stderr
+    assert "Next:" not in done.stdout and "own_data" in done.stdout and "0.1   0.25    0.5" in done.stdout
+    again = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", log, "--attacks", "random", "--k", "5", *SAME[-2:], "--out", "again")
+    assert again.returncode == 0 and "is split here" not in again.stderr, again.stderr
+    line = again.stdout.split("Next:\n")[1].splitlines()[0]
+    assert "--weights" in line and line.endswith("--seed 7 --relative")
+
+
+def test_version(cli):
+    from apr_tutorial import __version__
+    assert cli("--version").stdout.strip() == __version__
 
 
 def test_good_files_pass(log, cli, tmp_path):
