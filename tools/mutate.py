@@ -66,6 +66,9 @@ EQUIVALENT = {
     ("data", "find_folder", "[fetch(source, file, progress) for file in source.digests][0] → [fetch(source, file, progress) for file in source.digests][1]"):
         "both files are in one folder",
     ("data", "sample_negatives", "rng.integers(… dtype=np.int32) → without"): "where it only fills an array of int32: other draws of the same law",
+    ("data", "synthetic", "np.argsort(… axis=1) → without"): "the last axis is the default",
+    ("data", "synthetic", '{"user": users, "item": items, "rating": 1} → {"user": users, "item": items, "rating": 2}'): "any rating above 0 is an interaction",
+    ("data", "synthetic", "ignore_index=True → ignore_index=False"): "`interactions` numbers rows anew where numbers repeat",
     ("evaluator", "BLOCK", "BLOCK=256 → BLOCK=257"): "speed and memory",
     ("evaluator", "blocks", "initial=0 → initial=1"): "of the minimum: it counts where entries are negative",
     ("evaluator", "blocks", "0 if b is None else farthest(b) → 1 if b is None else farthest(b)"): "1 beside the largest float32 is nothing",
