@@ -82,6 +82,7 @@ EQUIVALENT = {
     ("evaluator", "evaluate", "50 → 51"): "only the largest of the lengths has an effect",
     ("evaluator", "interval", "stats.bootstrap(… batch=100) → without"): "memory",
     ("evaluator", "interval", "batch=100 → batch=101"): "memory",
+    ("evaluator", "interval", "generator(seed) → seed"): "NumPy makes the same generator of a number and of a tuple with it",
     ("attack", "scale_rows", "np.divide(… out=np.zeros_like(rows)) → without"): "in the unit, rows of zeros are not read; in the result, memory just set free holds their zeros",
     ("attack", "scale_rows", "np.float32(length) → length"): "a rounding where the length is a float64 of NumPy",
     ("attack", "project_rows", "norms > epsilon → norms >= epsilon"): "a row of the right length scaled to that length",
