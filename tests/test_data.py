@@ -330,7 +330,7 @@ def test_where_downloads_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("APR_TUTORIAL_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.delenv("APR_TUTORIAL_CACHE")
-    assert "apr_tutorial" in str(cache_folder()) and cache_folder() != tmp_path
+    assert "apr_tutorial" in str(cache_folder()) and cache_folder().is_absolute() and cache_folder() != tmp_path
 
 
 def test_the_registry():

@@ -63,6 +63,8 @@ EQUIVALENT = {
     ("data", "read_rows", "low_memory=False → low_memory=True"): "speed; all columns are text",
     ("data", "sha256", "Path(path) → path"): "a convenience for who passes a text",
     ("data", "digest_of", "Path(path) → path"): "a convenience for who passes a text",
+    ("data", "TIMEOUT", "5 → 6"): "how patient one is",
+    ("data", "TIMEOUT", "20 → 21"): "how patient one is",
     ("data", "find_folder", "[fetch(source, file, progress) for file in source.digests][0] → [fetch(source, file, progress) for file in source.digests][1]"):
         "both files are in one folder",
     ("data", "sample_negatives", "rng.integers(… dtype=np.int32) → without"): "where it only fills an array of int32: other draws of the same law",
