@@ -92,6 +92,8 @@ EQUIVALENT = {
         "the spare row is 0, and so is its gradient",
     ("attack", "_add_up.body", "factors.shape[0] - 1 → factors.shape[0] + 1"): "the spare row is 0, and so is its gradient",
     ("attack", "_add_up.body", "factors.shape[0] - 1 → factors.shape[0] - 2"): "the row before the spare one is an item's, and these are users",
+    ("attack", "_add_up.body", "reread(one) → one"): "speed: it only keeps XLA from computing rows twice",
+    ("attack", "loss_gradient", "tf.convert_to_tensor(pack(model, 'sgd').factors) → pack(model, 'sgd').factors"): "XLA reads the variable as it reads its value",
     ("attack", "loss_gradient", "table_rows(triples, data, 4096) → table_rows(triples, data, 4097)"): "speed",
     ("attack", "climb", "scale_rows(g, 1) → scale_rows(g, 2)"): "twice the direction is the same direction",
     ("attack", "sweep", "lists=False → lists=True"): "speed",
