@@ -14,6 +14,7 @@ from apr_tutorial.evaluator import Metrics, evaluate, interval
 from apr_tutorial.model import Factors
 
 DATA = synthetic(40, 130, activity=15, seed=1)
+EPSILONS = [0, .5, 1, 2, 4]
 
 
 def model(bias=True, scale=.5):
@@ -136,14 +137,16 @@ def test_before_and_after():
 
 
 def test_a_sweep_is_one_evaluation_after_the_other():
-    m, seeds = model(), []
+    few, seeds = synthetic(20, 60, activity=10, seed=1), []
 
     def attack(*args):
         seeds.append(args[-1])
         return random_noise(*args)
-    for options, k, seed in (({}, 100, 42), (dict(k=5, seed=7), 5, 7)):
-        frame = sweep(m, DATA, attack, [0, .5], **options)
-        for row, epsilon in zip(frame.itertuples(), (0, .5)):
-            values = evaluate(m.perturbed(random_noise(m, DATA, epsilon, seed)), DATA, k=[k]).values("ndcg", k)
-            assert (row.epsilon, row.ndcg, (row.low, row.high)) == (epsilon, values.mean(), interval(values, seed))
-    assert seeds == [42, 42, 7, 7]
+    for data, options, k, seed in ((DATA, {}, 100, 42), (few, dict(k=5, seed=7), 5, 7)):
+        m = Factors(*(generator(n).normal(0, .5, (size, 6)) for n, size in enumerate((data.num_users, data.num_items))))
+        frame = sweep(m, data, attack, EPSILONS, **options)
+        assert frame.epsilon.tolist() == EPSILONS and list(frame.columns) == ["epsilon", "ndcg", "low", "high"]
+        for row in frame.itertuples():
+            values = evaluate(m.perturbed(random_noise(m, data, row.epsilon, seed)), data, k=[k]).values("ndcg", k)
+            assert (row.ndcg, (row.low, row.high)) == (values.mean(), interval(values, seed))
+    assert seeds == [42]*len(EPSILONS) + [7]*len(EPSILONS)

@@ -212,8 +212,12 @@ def test_intervals():
         low, high = (values.mean() + sign*z*values.std()/np.sqrt(len(values)) for sign in (-1, 1))
         np.testing.assert_allclose(interval(values, level=level), (low, high), atol=.02)  # the normal interval
     assert interval(np.full(5, .3)) == (.3, .3)
-    low, high = interval(np.array([.1, .2, .9]))  # values less than 1 apart
-    assert low < high
+    for some in ([.1, .2, .9], [0., 1, 1]):
+        low, high = interval(np.array(some))
+        assert low < high
+    skewed = np.random.default_rng(1).exponential(size=12)
+    means = skewed[np.random.default_rng(2).integers(0, 12, (20000, 12))].mean(axis=1)
+    np.testing.assert_allclose(interval(skewed, resamples=20000), np.quantile(means, [.025, .975]), rtol=.02)  # of the means themselves, uncorrected
 
 
 def test_files_for_ranksys(tmp_path):

@@ -33,6 +33,7 @@ def test_each_changes_one_place():
         assert different == [mutant.line] and len(mutant.source.splitlines()) == len(SOURCE.splitlines())
 
 
+@pytest.mark.long
 def test_what_no_test_can_tell_is_still_there():
     made = {(m.module, m.function, m.change) for module in mutate.TESTS for m in mutate.mutants(module, (ROOT / "apr_tutorial" / f"{module}.py").read_text(encoding="utf-8"))}
     assert set(mutate.EQUIVALENT) - made == set()
