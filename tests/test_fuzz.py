@@ -1,0 +1,399 @@
+"""Generated files and command lines: refused in the words of the contract, or the numbers that a plain oracle finds; never a traceback, never a hang.
+
+`pytest tests/test_fuzz.py --fuzz 20000 --fuzz-seed 42` is the long run: so many inputs, the same ones for a seed."""
+import faulthandler
+import gzip
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import struct
+import tempfile
+import traceback
+import warnings
+import zlib
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from apr_tutorial import data as data_module
+from apr_tutorial.data import DataError, load_dataset
+
+SHARES = {"files": .5, "folders": .25, "arrays": .2, "command lines": .05}
+DEADLINE = 300  # seconds for one input; the machine may be busy
+
+
+# The drive
+
+class Hang(BaseException):
+    "No `except Exception` takes this for an error of the input."
+
+
+@contextmanager
+def watchdog(stderr):
+    "Ends what takes too long: by an exception, and where no Python code comes to its turn by the end of the process, with all stacks shown."
+    def bark(*_):
+        raise Hang(f"an input took more than {DEADLINE} seconds")
+
+    faulthandler.dump_traceback_later(2 * DEADLINE, exit=True, file=stderr)
+    if hasattr(signal, "SIGALRM"):
+        before = signal.signal(signal.SIGALRM, bark)
+        signal.alarm(DEADLINE)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        if hasattr(signal, "SIGALRM"):
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def fuzz(pytestconfig, capsys):
+    "`fuzz(kind, strategy, check)` gives `check` its share of the inputs, and says what became of them: how many of each word that it returned."
+    def drive(kind, strategy, check):
+        total, start = pytestconfig.getoption("--fuzz"), pytestconfig.getoption("--fuzz-seed")
+        ends = Counter()
+        with capsys.disabled():
+            stderr = os.dup(2)
+
+        @seed(start)
+        @settings(max_examples=max(1, round(SHARES[kind] * total)), database=None, deadline=None, suppress_health_check=list(HealthCheck),
+                  phases=[Phase.generate, Phase.shrink])
+        @given(strategy)
+        def every(drawn):
+            with watchdog(stderr):
+                ends[check(drawn)] += 1
+
+        every()
+        os.close(stderr)
+        said = ", ".join(f"{count:,} {end}" for end, count in ends.most_common())
+        with capsys.disabled():
+            print(f"\n{ends.total():,} {kind}: {said}  [pytest tests/test_fuzz.py --fuzz {total} --fuzz-seed {start}]")
+        return ends
+
+    return drive
+
+
+# Files: rows of cells, most of them good, with a flaw or two
+
+INTEGERS = "0 1 2 7 10 11 30 999 1000000000000000000 9223372036854775807".split()
+NAMES = ["a", "b", "B", "é", "日本", "=1+1", "<b>", "a b", " a", "a ", "n/a", "-", "u1", "\ufeffx", "a'b", "#c", "\u2028", "NA", "None", "True", "\U0001f600"]
+ODD_IDS = ["", " ", "-1", "3.5", "nan", "inf", "007", "1e3", "9223372036854775808", "1_0", "+1", "٣", "１", "a\0", "\0", "\0a", "a\x7f", "\x85", 'a"b', '"a', '"', "a,b",
+           "a\tb", "a\nb", "0x1", "9" * 30, "a", "5", "infinity", "-0", " 1", "1 ", "1\xa0", "\ufeff", "\ufeff1"]
+RATINGS = ["5", "4.5", "1", "3", "5", "2", "0", "-1", "1e0", ".5", "5."]
+ODD_NUMBERS = ["", " ", "nan", "inf", "-inf", "five", " 5", "5 ", "+3", "0x5", "1_0", "True", "1e400", "1e-400", "-0.0", "٣", "5f", "1,5", "1e", "e5", "--1", "1.2.3", "9" * 25, "NA",
+               "9223372036854775808", "18446744073709551615", "-9223372036854775808", "1e18", "5\n", "\ufeff5", "5\0", "1E5", "None", "5%", "1 2", "infinity", "\xa05"]
+TIMES = ["1", "2", "3", "10", "1700000000", "1700000000000000000", "1700000000000000001", "1700000000000000002", "-5", "2.5"]
+HEADERS = [["user", "item", "rating", "timestamp"], ["userId", "movieId", "rating", "timestamp"], ["USER", "ITEM", "SCORE", "TIME"], ["item", "user", "rating", "timestamp"],
+           ["u", "i", "value", "date"], ["user", "item", "timestamp", "rating"], ["a", "b", "stars", "d"], ["user", "item", "r", "t"], ["", "", "count", ""]]
+BITS = [b"\0", b'"', b"\t", b",", b"\r", b"\n", b"\xff", b"\xef\xbb\xbf", b" ", b"-", b".", b"0", b"a", b"\xc3", b"\xed\xa0\x80", b"\x1a", b"''", b"\\", b"\n\n", b"\t\t\n", b",,\n"]
+
+
+def seldom(draw, *others, usual):
+    "`usual`, but once in twenty times."
+    return draw(st.sampled_from(others)) if draw(st.integers(0, 19)) == 7 else usual
+
+
+@st.composite
+def cells(draw, users, items, width, unique=False):
+    "Rows of text."
+    row = st.tuples(st.sampled_from(users), st.sampled_from(items), st.sampled_from(RATINGS), st.sampled_from(TIMES))
+    rows = draw(st.lists(row, min_size=seldom(draw, 0, usual=2), max_size=6 if unique else 12, unique_by=(lambda r: r[0]) if unique else None))
+    rows = [list(r[:width]) for r in rows]
+    for _ in range(seldom(draw, 1, 2, usual=0) if rows else 0):
+        row, column = draw(st.sampled_from(rows)), draw(st.integers(0, width - 1))
+        if column < len(row):
+            row[column] = draw(st.sampled_from(ODD_IDS if column < 2 else ODD_NUMBERS))
+        if draw(st.integers(0, 9)) == 0:
+            row[column:] = draw(st.sampled_from([[], ["5"], ["1", "2", "3"]]))
+    return rows
+
+
+@st.composite
+def written(draw, rows, comma, header=None):
+    "The rows as bytes: separators, quotes, line ends, marks, encodings; a byte or two changed."
+    separator = seldom(draw, "\t" if comma else ",", ";", usual="," if comma else "\t")
+    quote = draw(st.sampled_from(["needed", "all", "none"])) if comma else "none"
+    end = seldom(draw, "\r\n", "\r", usual="\n")
+
+    def cell(text):
+        wanted = quote == "all" or quote == "needed" and re.search(r'[",\r\n]', text)
+        return '"' + text.replace('"', '""') + '"' if wanted else text
+
+    lines = [separator.join(map(cell, row)) for row in ([header] if header else []) + rows]
+    for _ in range(seldom(draw, 1, 2, usual=0)):
+        lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(["", separator, 2 * separator, " ", 3 * separator])))
+    text = seldom(draw, "\ufeff", "\ufeff\ufeff", usual="") + end.join(lines) + seldom(draw, "", 2 * end, usual=end)
+    content = text.encode(seldom(draw, "utf-16", "latin-1", "cp1252", usual="utf-8"), "replace")
+    for _ in range(seldom(draw, 1, 2, usual=0)):
+        content = changed(draw, content, BITS)
+    return content
+
+
+def changed(draw, content, bits):
+    "Some bytes of the content replaced, added or gone."
+    start = draw(st.integers(0, len(content)))
+    gone = seldom(draw, 1, 2, 30, usual=0) if draw(st.booleans()) else 1
+    return content[:start] + draw(st.sampled_from([*bits, b""])) + content[start + gone:]
+
+
+@st.composite
+def packed(draw, content):
+    "As gzip: in one piece or two, cut, with a byte changed, with something after it."
+    half = len(content) // 2
+    whole = seldom(draw, gzip.compress(content[:half], mtime=0) + gzip.compress(content[half:], mtime=0), content, usual=gzip.compress(content, mtime=0))
+    after = seldom(draw, b"\0\0", b"rubbish", b"\x1f\x8b", usual=b"")
+    how = seldom(draw, "cut", "change", usual="")
+    if how == "cut":
+        return whole[:draw(st.integers(0, len(whole)))]
+    return (changed(draw, whole, [b"\xff", b"\0", b"\x01"]) if how else whole) + after
+
+
+@st.composite
+def contents(draw, suffix, pools=None, width=None, unique=False, header=False):
+    "The bytes of a file with this suffix: a table, or a soup of signs."
+    comma = ".csv" in suffix
+    if not draw(st.integers(0, 11)):
+        content = draw(st.one_of(st.binary(max_size=40), st.text('01a5"\t,\r\n\0 .-é\ufeff', max_size=60).map(str.encode), st.text(max_size=20).map(lambda t: t.encode("utf-8", "replace"))))
+    else:
+        pools, width = pools or draw(pools_of()), width or draw(st.sampled_from([3, 4]))
+        names = seldom(draw, *HEADERS, usual=None) if header or not draw(st.integers(0, 15)) else None
+        content = draw(written(draw(cells(*pools, width, unique)), comma, names and names[:width]))
+    return draw(packed(content)) if suffix.endswith(".gz") else content
+
+
+def pools_of():
+    "The users and items of a file: few of one kind, so that they meet again."
+    pool = st.sampled_from([INTEGERS, NAMES]).flatmap(lambda ids: st.integers(3, len(ids)).map(lambda n: ids[:n]))
+    return st.tuples(pool, pool)
+
+
+@st.composite
+def files(draw):
+    suffix = draw(st.sampled_from([".tsv", ".csv", ".csv", ".tsv.gz", ".csv.gz"]))
+    return "log" + suffix, draw(contents(suffix, header=True)), draw(st.sampled_from([0, 42]))
+
+
+@st.composite
+def folders(draw):
+    "Names and bytes of both files."
+    pools = draw(pools_of())
+    found = {}
+    for which in ("training", "test"):
+        width, suffix = draw(st.sampled_from([3, 4])), seldom(draw, ".tsv.gz", usual=".tsv")
+        if draw(st.integers(0, 19)):
+            other = draw(pools_of()) if not draw(st.integers(0, 9)) else pools
+            found[f"{which}set{suffix}"] = draw(contents(suffix, other, width, unique=which == "test"))
+    return found
+
+
+# The oracle: the data format of the command line's contract, character by character. It shares no code with the package.
+
+class Refused(Exception):
+    "The oracle's word for DataError."
+
+
+def unpacked(content):
+    "gzip: members one after another, then zeros."
+    text = b""
+    if not content:
+        raise Refused("nothing")
+    while content:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            text += member.decompress(content)
+        except zlib.error as error:
+            raise Refused("gzip") from error
+        if not member.eof:
+            raise Refused("gzip is cut")
+        content = member.unused_data.lstrip(b"\0")
+    return text
+
+
+def records(text, comma):
+    "Lines of fields. With commas, a field that begins with a quote goes on to the next one that is alone, whatever stands between."
+    rows, row, field, quoted, n = [], [], "", False, 0
+    while n < len(text):
+        sign, twice = text[n], text[n:n + 2] == '""'
+        if quoted:
+            if sign == '"' and not twice:
+                quoted = False
+            else:
+                field += sign
+                n += twice
+        elif sign == '"' and comma and field == "" and (n == 0 or text[n - 1] in ",\r\n"):
+            quoted = True
+        elif sign == ("," if comma else "\t"):
+            row, field = [*row, field], ""
+        elif sign in "\r\n":
+            n += text[n:n + 2] == "\r\n"
+            rows, row, field = [*rows, [*row, field]], [], ""
+        else:
+            field += sign
+        n += 1
+    if quoted:
+        raise Refused("an open quote")
+    return [*rows, [*row, field]] if row or field or text[-1:] in ('"', "") else rows
+
+
+def number(text):
+    "int or float."
+    if not re.fullmatch(r"[ ]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ ]*", text, re.ASCII):
+        raise Refused(f"no number: {text!r}")
+    value = int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else float(text)
+    if not math.isfinite(float(value)):
+        raise Refused("infinite")
+    return value
+
+
+def column(texts):
+    "Numbers that can be compared: exact where all are whole and of 64 bits."
+    values = [number(t) for t in texts]
+    if all(isinstance(v, int) for v in values) and (all(-2**63 <= v < 2**63 for v in values) or all(0 <= v < 2**64 for v in values)):
+        return values
+    return [float(v) for v in values]
+
+
+def rows_of(path, header):
+    "(user, item, rating, time or None) of each line."
+    content = path.read_bytes()
+    try:
+        text = (unpacked(content) if path.name.endswith(".gz") else content).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused("not UTF-8") from error
+    lines = records(text.removeprefix("\ufeff"), ".csv" in path.name)
+    if not lines or len(lines[0]) not in (3, 4) or max(map(len, lines)) > len(lines[0]):
+        raise Refused("columns")
+    lines = [line + [""] * (len(lines[0]) - len(line)) for line in lines if any(line)]
+    words = [("user",), ("item", "movie", "product"), ("rating", "score", "stars", "value", "count"), ("time", "date")]
+    if header and lines and any(word in lines[0][2].lower() for place in words for word in place):
+        if any(word in name.lower() for n, name in enumerate(lines[0]) for m, place in enumerate(words) for word in place if n != m):
+            raise Refused("another order")
+        del lines[0]
+    if not lines:
+        raise Refused("no rows")
+    users, items, *numbers = zip(*lines)
+    ratings, *times = map(column, numbers)
+    return list(zip(users, items, ratings, *times or [[None] * len(users)]))
+
+
+def sorted_ids(texts):
+    "What they are to the program, in order."
+    def kind(text):
+        if re.fullmatch("0|[1-9][0-9]*", text) and int(text) < 2**63:
+            return int
+        try:
+            float(text)
+        except ValueError:
+            if text.strip() and not any(c < " " or c == "\x7f" for c in text):
+                return str
+        raise Refused(f"id {text!r}")
+    kinds = {kind(text) for text in texts}
+    if len(kinds) != 1:
+        raise Refused("kinds of ids")
+    return sorted(map(kinds.pop(), set(texts)))
+
+
+def latest(rows, dropped):
+    "The rows that count, in the order of the file: rating above 0, and of each pair the latest, the last of equals."
+    chosen = {}
+    for n, (user, item, rating, time) in enumerate(rows):
+        dropped["rating <= 0"] += rating <= 0
+        if rating > 0:
+            dropped["duplicates"] += (user, item) in chosen
+            before = chosen.get((user, item))
+            if before is None or time is None or time >= rows[before][3]:
+                chosen[user, item] = n
+    return [rows[n] for n in sorted(chosen.values())]
+
+
+def apart(rows, start):
+    "Training and test rows: each user's latest, the last of equals, where there are two; without times the last of a random order."
+    order = range(len(rows)) if rows and rows[0][3] is not None else np.random.default_rng(start).permutation(len(rows))
+    held, many = {}, Counter(row[0] for row in rows)
+    for n in order:
+        user, time = rows[n][0], rows[n][3]
+        if many[user] > 1 and (user not in held or time is None or time >= rows[held[user]][3]):
+            held[user] = n
+    return [row for n, row in enumerate(rows) if n not in held.values()], [rows[n] for n in sorted(held.values())]
+
+
+def oracle(paths, start=42):
+    "What `load_dataset` must find in one file, or in a training file and a test file."
+    tables = [rows_of(path, header=len(paths) == 1) for path in paths]
+    ids = [sorted_ids([row[n] for rows in tables for row in rows]) for n in range(2)]
+    dropped = dict.fromkeys(("rating <= 0", "duplicates"), 0)
+    tables = [latest(rows, dropped) for rows in tables]
+    train, test = tables if len(tables) == 2 else apart(tables[0], start)
+    own = [type(of[0]) for of in ids]
+    pairs, held = ([tuple(kind(text) for kind, text in zip(own, row)) for row in rows] for rows in (train, test))
+    if not train or not test or len({user for user, _ in held}) < len(held) or set(pairs) & set(held):
+        raise Refused("no training or test item, or two, or one that is both")
+    times = [row[3] for row in train]
+    rank = {n: r for r, n in enumerate(sorted(range(len(train)), key=lambda n: times[n]), 1)} if times[0] is not None else None
+    order = sorted(range(len(train)), key=lambda n: pairs[n])
+    return SimpleNamespace(user_ids=ids[0], item_ids=ids[1], pairs=[pairs[n] for n in order], order=rank and [rank[n] for n in order], test=sorted(held), dropped=dropped,
+                           sources={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths})
+
+
+def as_found(data):
+    "The same of what the package found."
+    pairs, test = (list(zip(data.user_ids[u].tolist(), data.item_ids[i].tolist())) for u, i in ((data.users, data.items), (data.test_users, data.test_items)))
+    return SimpleNamespace(user_ids=data.user_ids.tolist(), item_ids=data.item_ids.tolist(), pairs=pairs, order=None if data.order is None else data.order.tolist(),
+                           test=test, dropped=data.dropped, sources=data.sources)
+
+
+def same_as_oracle(dataset, paths, start=42):
+    "Both refuse, or both find the same; of warnings only the two that the reader has, once each."
+    try:
+        wanted = oracle(paths, start)
+    except Refused as refused:
+        wanted = refused
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            found = as_found(load_dataset(dataset, start))
+        except DataError as error:
+            assert isinstance(wanted, Refused), f"refused in vain: {error}"
+            assert not said and "\n" not in str(error).strip()
+            return "refused"
+    assert not isinstance(wanted, Refused), f"read, though {wanted}: {found}"
+    assert found == wanted
+    kinds = [re.search("no training item|every item", str(w.message)) for w in said]
+    assert all(kinds) and len({k[0] for k in kinds}) == len(kinds), [str(w.message) for w in said]
+    return "read"
+
+
+def test_a_file(fuzz, tmp_path):
+    def check(drawn):
+        name, content, start = drawn
+        (tmp_path / name).write_bytes(content)
+        return same_as_oracle(tmp_path / name, [tmp_path / name], start)
+
+    assert fuzz("files", files(), check)["read"]
+
+
+def test_a_folder(fuzz, tmp_path):
+    def check(drawn):
+        shutil.rmtree(tmp_path / "split", ignore_errors=True)
+        (tmp_path / "split").mkdir()
+        for name, content in drawn.items():
+            (tmp_path / "split" / name).write_bytes(content)
+        paths = [tmp_path / "split" / name for name in drawn]
+        if len(paths) < 2:
+            with pytest.raises(DataError):
+                load_dataset(tmp_path / "split")
+            return "refused"
+        return same_as_oracle(tmp_path / "split", paths)
+
+    assert fuzz("folders", folders(), check)["read"]
