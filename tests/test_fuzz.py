@@ -397,3 +397,108 @@ def test_a_folder(fuzz, tmp_path):
         return same_as_oracle(tmp_path / "split", paths)
 
     assert fuzz("folders", folders(), check)["read"]
+
+
+# Arrays: valid files with some bytes changed
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    "Good data with two kinds of ids, factors of them in small whole numbers (their scores are exact, and often equal), weights, a checkpoint."
+    from apr_tutorial.model import BPRMF, Factors, fit, save_weights
+    folder, rng = tmp_path_factory.mktemp("shelf"), np.random.default_rng(0)
+    rows = [(u, i, n) for u in range(12) for n, i in enumerate(rng.permutation(20)[:7])]
+    (folder / "log.tsv").write_text("".join(f"{10 * u}\t{1000 + 2 * i}\t5\t{n}\n" for u, i, n in rows))
+    (folder / "names.csv").write_text("user,item,rating\n" + "".join(f'=u{u},"<b>{i}",5\n' for u, i, n in rows))
+    (folder / "split").mkdir()
+    for which, chosen in {"training": lambda n: n < 6, "test": lambda n: n == 6}.items():
+        (folder / "split" / f"{which}set.tsv").write_text("".join(f"{10 * u}\t{1000 + 2 * i}\t5\n" for u, i, n in rows if chosen(n)))
+    p, q = (rng.integers(-3, 4, (n, 3)).astype(np.float32) for n in (12, 20))
+    for name, array in dict(P=p, Q=q, b=q[:, 0]).items():
+        np.save(folder / f"{name}.npy", array)
+    for name, kind in dict(double=">f8", short="<i2", half="<f2", bytes="u1").items():
+        np.save(folder / f"{name}.npy", (p + 3).astype(kind))
+    np.save(folder / "columns.npy", np.asfortranarray(p))
+    (folder / "ids.txt").write_text("".join(f"{10 * u}\n" for u in reversed(range(12))))
+    data = load_dataset(folder / "log.tsv")
+    save_weights(folder / "W.npz", Factors(p, q, q[:, 0]), data)
+    save_weights(folder / "N.npz", Factors(p, q), load_dataset(folder / "names.csv"))
+    fit(BPRMF(12, 20, 3), data, epochs=1, optimizer="sgd", batch_size=64, progress=False, checkpoint=folder / "C.npz")
+    (folder / "done").mkdir()
+    (folder / "done" / "report.json").write_text("{}")
+    return folder
+
+
+ARRAYS = ["P.npy", "double.npy", "short.npy", "half.npy", "bytes.npy", "columns.npy", "W.npz", "C.npz"]
+SIGNS = [bytes([n]) for n in (0, 1, 2, 4, 8, 127, 128, 255)] + [c.encode() for c in "0 1 2 3 4 8 9 < > | f i u b O S c e , ( ) [ { ' } - # \n".split(" ")] + [b"<f2", b"<i1", b"True", b"1, ", b"PK\x05\x06"]
+
+SWAPS = [(b"'<f4'", b"'<f2'"), (b"'<f4'", b"'<i2'"), (b"'<f4'", b"'>f4'"), (b"False", b"True "), (b"(12, 3)", b"(3, 12)"), (b"(12, 3)", b"(12, 1)"), (b"(12, 3)", b"(9, 4) "), (b"'<i8'", b"'<u8'"),
+         (b"factors", b"Factors"), (b"_bias", b"_Bias"), (b"sha256", b"sha265"), (b'"epoch": 1', b'"epoch": 2'), (b"user_ids", b"item_ids"), (b"PK\x01\x02", b"PK\x01\x03")]
+
+
+@st.composite
+def changes(draw):
+    "Which file, and what happens to it: (place as a share or in its first bytes, how many bytes go, which come), or (bytes, the first of which become these)."
+    change = st.tuples(st.one_of(st.integers(0, 200), st.floats(0, 1)), st.sampled_from([1, 1, 1, 0, 2, 3, 60]), st.sampled_from([*SIGNS, b""]))
+    made = draw(st.one_of(st.lists(change, max_size=3), st.lists(st.sampled_from(SWAPS), min_size=1, max_size=2)))
+    return draw(st.sampled_from(ARRAYS)), made, seldom(draw, .5, .99, usual=1)
+
+
+def plain_array(content):
+    "Shape and numbers of a `.npy` file, by the description of the format; None where it is of a kind that only NumPy knows."
+    import ast
+    assert content[:6] == b"\x93NUMPY" and content[6] in (1, 2, 3)
+    size, start = (struct.unpack("<H", content[8:10])[0], 10) if content[6] == 1 else (struct.unpack("<I", content[8:12])[0], 12)
+    header = ast.literal_eval(content[start:start + size].decode("latin1").strip())
+    kind = re.fullmatch(r"([<>|=]?)([fiu])([1248])", str(header["descr"]))
+    if kind is None:
+        return None
+    letter = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}[kind[2] + kind[3]]
+    numbers = [n for n, in struct.iter_unpack((">" if kind[1] == ">" else "<") + letter, content[start + size:])]
+    return np.array(numbers, float).reshape(header["shape"], order="F" if header["fortran_order"] else "C")
+
+
+def test_arrays(fuzz, shelf, tmp_path):
+    "A changed file is refused, or is what its own header says (.npy), or holds what the whole one did (.npz, which has checksums)."
+    from apr_tutorial.audit import read_array
+    from apr_tutorial.model import load_weights, read_arrays, read_checkpoint
+    data = load_dataset(shelf / "log.tsv")
+
+    def contents_of(path):
+        if path.suffix == ".npy":
+            return [read_array(path)]
+        if path.name == "C.npz":
+            arrays, *rest = read_checkpoint(path)
+            return [*arrays.values(), np.array(str(rest))]
+        model = load_weights(path, data)
+        return [*read_arrays(path, "user_factors", "item_factors", "item_bias", "user_ids", "item_ids").values(), model.user_factors, model.item_factors, model.item_bias]
+
+    def check(drawn):
+        name, made, share = drawn
+        content = whole = (shelf / name).read_bytes()
+        for place, *gone, come in made:
+            if isinstance(place, bytes):
+                content = content.replace(place, come, 1)
+                continue
+            place, gone = int(place * len(content)) if isinstance(place, float) else place, gone[0]
+            content = content[:place] + come + content[place + gone:]
+        content = content[:int(share * len(content))]
+        (tmp_path / name).write_bytes(content)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                found = contents_of(tmp_path / name)
+            except DataError as error:
+                assert content != whole, error
+                return "refused"
+        assert len(said) <= 1, said
+        if name.endswith(".npy"):
+            wanted = plain_array(content)
+            if wanted is None:
+                assert found[0].dtype.kind != "O"
+                return "read"
+            assert np.array_equal(found[0], wanted, equal_nan=True) and found[0].shape == wanted.shape
+        else:
+            assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(found, contents_of(shelf / name), strict=True))
+        return "read"
+
+    assert fuzz("arrays", changes(), check)["read"]
