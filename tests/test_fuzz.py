@@ -421,6 +421,7 @@ def shelf(tmp_path_factory):
     (folder / "ids.txt").write_text("".join(f"{10 * u}\n" for u in reversed(range(12))))
     data = load_dataset(folder / "log.tsv")
     save_weights(folder / "W.npz", Factors(p, q, q[:, 0]), data)
+    save_weights(folder / "L.npz", Factors(np.tile(p, 200), np.tile(q, 200), q[:, 0]), data)  # larger than what is read at a time
     save_weights(folder / "N.npz", Factors(p, q), load_dataset(folder / "names.csv"))
     fit(BPRMF(12, 20, 3), data, epochs=1, optimizer="sgd", batch_size=64, progress=False, checkpoint=folder / "C.npz")
     (folder / "done").mkdir()
@@ -428,10 +429,10 @@ def shelf(tmp_path_factory):
     return folder
 
 
-ARRAYS = ["P.npy", "double.npy", "short.npy", "half.npy", "bytes.npy", "columns.npy", "W.npz", "C.npz"]
+ARRAYS = ["P.npy", "double.npy", "short.npy", "half.npy", "bytes.npy", "columns.npy", "W.npz", "L.npz", "C.npz"]
 SIGNS = [bytes([n]) for n in (0, 1, 2, 4, 8, 127, 128, 255)] + [c.encode() for c in "0 1 2 3 4 8 9 < > | f i u b O S c e , ( ) [ { ' } - # \n".split(" ")] + [b"<f2", b"<i1", b"True", b"1, ", b"PK\x05\x06"]
 
-SWAPS = [(b"'<f4'", b"'<f2'"), (b"'<f4'", b"'<i2'"), (b"'<f4'", b"'>f4'"), (b"False", b"True "), (b"(12, 3)", b"(3, 12)"), (b"(12, 3)", b"(12, 1)"), (b"(12, 3)", b"(9, 4) "), (b"'<i8'", b"'<u8'"),
+SWAPS = [(b"'<f4'", b"'<f2'"), (b"'<f4'", b"'<i2'"), (b"'<f4'", b"'>f4'"), (b"False", b"True "), (b"(12, 3)", b"(3, 12)"), (b"(12, 3)", b"(12, 1)"), (b"(12, 3)", b"(9, 4) "), (b"600)", b"500)"), (b"'<i8'", b"'<u8'"),
          (b"factors", b"Factors"), (b"_bias", b"_Bias"), (b"sha256", b"sha265"), (b'"epoch": 1', b'"epoch": 2'), (b"user_ids", b"item_ids"), (b"PK\x01\x02", b"PK\x01\x03")]
 
 
@@ -441,6 +442,17 @@ def changes(draw):
     change = st.tuples(st.one_of(st.integers(0, 200), st.floats(0, 1)), st.sampled_from([1, 1, 1, 0, 2, 3, 60]), st.sampled_from([*SIGNS, b""]))
     made = draw(st.one_of(st.lists(change, max_size=3), st.lists(st.sampled_from(SWAPS), min_size=1, max_size=2)))
     return draw(st.sampled_from(ARRAYS)), made, seldom(draw, .5, .99, usual=1)
+
+
+def apply(content, made, share):
+    "The content after the changes, and then its first part."
+    for place, *gone, come in made:
+        if isinstance(place, bytes):
+            content = content.replace(place, come, 1)
+        else:
+            place = int(place * len(content)) if isinstance(place, float) else place
+            content = content[:place] + come + content[place + gone[0]:]
+    return content[:int(share * len(content))]
 
 
 def plain_array(content):
@@ -474,14 +486,8 @@ def test_arrays(fuzz, shelf, tmp_path):
 
     def check(drawn):
         name, made, share = drawn
-        content = whole = (shelf / name).read_bytes()
-        for place, *gone, come in made:
-            if isinstance(place, bytes):
-                content = content.replace(place, come, 1)
-                continue
-            place, gone = int(place * len(content)) if isinstance(place, float) else place, gone[0]
-            content = content[:place] + come + content[place + gone:]
-        content = content[:int(share * len(content))]
+        whole = (shelf / name).read_bytes()
+        content = apply(whole, made, share)
         (tmp_path / name).write_bytes(content)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -502,3 +508,194 @@ def test_arrays(fuzz, shelf, tmp_path):
         return "read"
 
     assert fuzz("arrays", changes(), check)["read"]
+
+
+# Command lines: words of the contract, good and bad, on good files, changed ones and generated ones
+
+COMMON = {"--k": ("1 3 2,5 13 5,1,5".split(), "0 -1 x 14 999 1,, nan".split()), "--attacks": (["fgsm", "random", "fgsm,random", "pgd"], ["fgms", "", "fgsm,,pgd"]),
+          "--attack-epsilons": ("1 0 0.5,2 0,1 1e3".split(), "-1 nan inf 1e-30 1e+30 x".split()), "--seed": ("0 7 42".split(), "-1 1.5 x 99999999999".split())}
+OPTIONS = {
+    "run": COMMON | {"--epochs": (["1"], "0 -1 x 1e3".split()), "--adversarial-epochs": (["1"], ["0"]), "--embedding-size": ("2 4".split(), "0 x 99999999999".split()),
+                     "--batch-size": ("64 512".split(), ["0"]), "--learning-rate": ("0.05 0.5".split(), "0 -1 nan inf 1e30".split()), "--optimizer": (["sgd", "adagrad"], ["adam"]),
+                     "--reg": (["0", "0.1"], ["-1", "nan"]), "--epsilon": (["0.5", "0"], ["-1", "nan", "1e30"]), "--adv-reg": (["1", "0"], ["-1"]), "--seeds": (["1"], ["0"]),
+                     "--defences": (["apr"], ["vaccine", "apr,"]), "--select": (["last"], ["test", "validation,last"]), "--patience": ([], ["0", "3"]), "--checkpoint-every": (["1"], ["0"]),
+                     "--strategy": ([], ["mirrored"]), "--exchange-every": ([], ["1"])},
+    "audit": COMMON | {"--user-ids": (["ids.txt"], ["P.npy", "log.tsv", "absent"])},
+    "recommend": {"--k": ("1 5 20".split(), "0 21 -1 x 1.5".split()), "--attack": (["none"], ["fgms", "pgd"]), "--epsilon": ([], "1 -1 nan".split()), "--seed": COMMON["--seed"]},
+    "datasets": {}, "": {}}
+SWITCHES = {"run": ["--item-bias", "--no-control", "--control", "--quiet", "--no-refit", "--resume"], "audit": ["--relative", "--quiet"]}
+DATA = (["log.tsv", "names.csv", "split", "./log.tsv", "made"], ["absent", "", "movielens-5oo", "movielens-500", "P.npy", "done", "https://example.org/x.csv", "../../etc/passwd", "synthetic", "x" * 300])
+OUT = (["out", "deep/er", "out é", "-o"], ["done", "P.npy", "P.npy/x", "", "x" * 300])
+ODD = ["--help", "--", "-x", "--no-such", "extra", "", "--seed", "é", "--=", "--out=", "-", "--quiet=1", "@log.tsv", "--k="]
+NEEDED = {"run": {"--epochs": "1", "--adversarial-epochs": "1", "--embedding-size": "2", "--attacks": "fgsm"}, "audit": {"--attacks": "fgsm"}}
+
+
+@st.composite
+def calls(draw):
+    "A command, its options, and the files that it is to find: those made for it and the change of one that is there."
+    command = seldom(draw, "", "datasets", "train", "Run", usual=draw(st.sampled_from(["run", "audit", "audit", "recommend", "recommend"])))
+    known = OPTIONS.get(command, {})
+
+    def value(good, bad):
+        return seldom(draw, *bad, usual=draw(st.sampled_from(good))) if good else draw(st.sampled_from(bad))
+
+    words = dict(NEEDED.get(command, {}))
+    dataset = value(*DATA)
+    if known:
+        words |= {"--dataset": dataset, "--out": value(*OUT)}
+    if command == "audit" and draw(st.booleans()):
+        words |= {"--user-factors": seldom(draw, "Q.npy", "double.npy", "absent", usual="P.npy"), "--item-factors": seldom(draw, "P.npy", "W.npz", usual="Q.npy")}
+        words |= {"--item-bias": seldom(draw, "P.npy", usual="b.npy")} if draw(st.booleans()) else {}
+    elif command in ("audit", "recommend"):
+        words["--weights"] = seldom(draw, "W.npz", "C.npz", "P.npy", "", usual="N.npz" if dataset == "names.csv" else draw(st.sampled_from(["W.npz", "L.npz"])))
+    for name in draw(st.lists(st.sampled_from(sorted(n for n, (good, _) in known.items() if good) or ["--dataset"]), max_size=3, unique=True)) if known else ():
+        words[name] = value(*known[name]) if name in known else dataset
+    if known and seldom(draw, True, usual=False):
+        name = draw(st.sampled_from(sorted(known)))
+        words[name] = draw(st.sampled_from(known[name][1]))
+    given = [word for pair in words.items() for word in pair]
+    given += draw(st.lists(st.sampled_from(SWITCHES[command]), max_size=2, unique=True)) if command in SWITCHES else []
+    if seldom(draw, True, usual=False):
+        place = draw(st.integers(0, len(given)))
+        given[place:place + draw(st.integers(0, 1))] = [draw(st.sampled_from(ODD))]
+    made = draw(files()) if dataset == "made" else None
+    if made:
+        given = [made[0] if word == "made" else word for word in given]
+    return [command] * bool(command) + given, made, draw(changes()) if seldom(draw, True, usual=False) else None
+
+
+def snapshot(folder):
+    "Every file and folder below, with its content."
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def last(given, option, default=None):
+    "The value that counts: of an option given twice the last."
+    return ([default] + [after for word, after in zip(given, given[1:]) if word == option])[-1]
+
+
+def read_with_oracle(given):
+    "What the oracle finds in the data set of a call."
+    path = Path(last(given, "--dataset"))
+    paths = [path / f"{which}set.tsv" for which in ("training", "test")] if path.is_dir() else [path]
+    return oracle(paths, int(last(given, "--seed", 42)))
+
+
+def scores_of(data, p, q, b):
+    "User id, scores [I] in float64, which items are candidates, place of the test item (None where there is none)."
+    place = {item: n for n, item in enumerate(data.item_ids)}
+    test = dict(data.test)
+    for user, row in zip(data.user_ids, np.asarray(p, float), strict=True):
+        free = np.ones(len(place), bool)
+        free[[place[i] for u, i in data.pairs if u == user]] = False
+        yield user, np.asarray(q, float) @ row + (0 if b is None else np.asarray(b, float)), free, place[test[user]] if user in test else None
+
+
+def metrics_of(data, p, q, b, k, slack):
+    "Bounds of HR, nDCG and AUC, user by user: scores closer than `slack` may have either order, equal ones count against the model."
+    found = []
+    for _, scores, free, own in scores_of(data, p, q, b):
+        if own is not None:
+            found.append([(int((scores[free] >= scores[own] + way * slack).sum()) - (way < 1 or not slack), int(free.sum())) for way in (-1, 1)])
+    worst, best = ([{"hr": r < k, "ndcg": (r < k) / math.log2(r + 2), "auc": 1 - r / max(n - 1, 1)} for r, n in rows] for rows in zip(*found))
+    return {name: [sum(row[name] for row in rows) / len(rows) for rows in (worst, best)] for name in ("hr", "ndcg", "auc")}
+
+
+def check_report(given, folder, command):
+    "The clean rows of a report are those of the oracle; a budget of 0 changes nothing; the others are numbers that may be."
+    report, data = json.loads((folder / "report.json").read_text(encoding="utf-8")), read_with_oracle(given)
+    size = report["dataset"]
+    assert [size[n] for n in ("num_users", "num_items", "num_train", "num_test")] == [len(data.user_ids), len(data.item_ids), len(data.pairs), len(data.test)]
+    weights = dict(np.load(folder / "weights-bpr-mf.npz" if command == "run" else last(given, "--weights"))) if command == "run" or "--weights" in given else None
+    if weights is None:
+        order = [[int(i) for i in Path("ids.txt").read_text().split()].index(u) for u in data.user_ids] if "--user-ids" in given else slice(None)
+        p, q, b = np.load(last(given, "--user-factors"))[order], np.load(last(given, "--item-factors")), np.load("b.npy") if "--item-bias" in given else None
+    else:
+        assert weights["user_ids"].tolist() == data.user_ids and weights["item_ids"].tolist() == data.item_ids
+        p, q, b = weights["user_factors"], weights["item_factors"], weights.get("item_bias")
+    slack = 1e-5 * np.abs(p).max() * np.abs(q).max() if command == "run" or "--relative" in given else 0
+    clean = {}
+    for row in report["results"]:
+        assert all(math.isfinite(row[n]) for n in ("hr", "ndcg", "auc", "coverage", "arp")) and 0 <= row["ndcg"] <= row["hr"] <= 1 and 0 <= row["auc"] <= 1
+        if row["attack"] == "none" and row["model"] in ("bpr-mf", "audited"):
+            for name, (low, high) in metrics_of(data, p, q, b, row["k"], slack).items():
+                assert low - 1e-9 <= row[name] <= high + 1e-9, (row, name, low, high)
+        key = row["model"], row["k"], row["seed"]
+        clean.setdefault(key, row)
+        if row["epsilon"] == 0:
+            assert all(row[n] == clean[key][n] for n in ("hr", "ndcg", "auc", "coverage", "arp"))
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + len(report["results"]) >= 2
+
+
+def check_lists(given, path):
+    "The lists are those of the oracle, equal scores by row; after an attack only their form is known."
+    data, weights = read_with_oracle(given), dict(np.load(last(given, "--weights")))
+    k = min(int(last(given, "--k", min(100, len(data.item_ids)))), len(data.item_ids))
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    for user, scores, free, _ in scores_of(data, weights["user_factors"], weights["item_factors"], weights.get("item_bias")):
+        wanted = sorted(np.flatnonzero(free), key=lambda n: (-scores[n], n))[:k]
+        mine, lines = lines[:len(wanted)], lines[len(wanted):]
+        assert [row[0] for row in mine] == [str(user)] * len(wanted)
+        if last(given, "--attack", "none") == "none":
+            assert [(item, float(score)) for _, item, score in mine] == [(str(data.item_ids[n]), scores[n]) for n in wanted]
+        assert not {row[1] for row in mine} & {str(data.item_ids[n]) for n in np.flatnonzero(~free)} and mine == sorted(mine, key=lambda row: -float(row[2]))
+    assert not lines
+
+
+@pytest.fixture
+def desk(shelf, tmp_path, monkeypatch):
+    "A copy of the good files to work in, and no network."
+    folder = tmp_path / "desk"
+    shutil.copytree(shelf, folder)
+    monkeypatch.chdir(folder)
+    for name in ("APR_TUTORIAL_DATA", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"MPLBACKEND": "Agg", "APR_TUTORIAL_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(data_module, "WAITS", ())
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_command_lines(fuzz, desk):
+    "A code of the contract, no traceback, no file under a final name unless the code is 0, and then the numbers of the oracle."
+    import apr_tutorial.audit, apr_tutorial.comparison, apr_tutorial.reproduction  # noqa: F401, E401: loaded before the clock runs
+    from typer.testing import CliRunner
+
+    from apr_tutorial.cli import app
+    good = snapshot(desk)
+
+    def check(drawn):
+        given, made, damage = drawn
+        if made:
+            (desk / made[0]).write_bytes(made[1])
+        if damage:
+            name, changes_made, share = damage
+            (desk / name).write_bytes(apply(good[name], changes_made, share))
+        before = snapshot(desk)
+        try:
+            return judge(given, before, CliRunner().invoke(app, given))
+        finally:
+            for name in sorted(snapshot(desk), reverse=True):
+                path = desk / name
+                if name not in good and (path.is_file() or path.is_dir()):
+                    path.unlink() if path.is_file() else path.rmdir()
+            if damage:
+                (desk / damage[0]).write_bytes(good[damage[0]])
+
+    def judge(given, before, done):
+        assert done.exception is None or isinstance(done.exception, SystemExit), "".join(traceback.format_exception(done.exception))
+        assert done.exit_code in (0, 2, 3, 4) and "Traceback" not in done.output, done.output
+        after = snapshot(desk)
+        assert before.items() <= after.items()
+        new = [name for name, content in after.items() if name not in before and content is not None]
+        assert not [name for name in new if name.endswith((".partial", ".lock"))]
+        if done.exit_code:
+            assert not [name for name in new if done.exit_code == 2 or "checkpoints/" not in name], new
+        elif new:
+            out = Path(last(given, "--out"))
+            check_lists(given, out) if given[0] == "recommend" else check_report(given, out, given[0])
+        return f"{given[0]} done" if new else "help" if not done.exit_code else f"exit {done.exit_code}"
+
+    ends = fuzz("command lines", calls(), check)
+    assert any(name.endswith("done") for name in ends) and ends["exit 2"]
