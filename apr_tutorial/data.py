@@ -219,7 +219,7 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
     try:
         if path.suffix == ".gz": check_gzip(path)
         rows = pd.read_csv(path, sep="," if comma else "\t", header=None, dtype=str, na_filter=False, skip_blank_lines=False,
-                           quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE, encoding="utf-8-sig", low_memory=False,
+                           quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE, encoding="utf-8", low_memory=False,
                            compression="gzip" if path.suffix == ".gz" else None)
     except (OSError, EOFError, zlib.error, UnicodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: can't be read: {str(error).strip()}") from None
@@ -232,7 +232,7 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
         raise DataError(f"{path}: found {rows.shape[1]} column(s), expected user, item, rating and perhaps timestamp, "
                         f"separated by {'commas' if comma else 'tabs'}.{f' This one seems to have {seen[0]}.' if seen else ''}")
     rows.columns = ["user", "item", "rating", "timestamp"][:rows.shape[1]]
-    if header and re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()):
+    if header and len(rows) and re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()):
         rows = check_header(rows)
     for column in rows.columns[2:]: rows[column] = to_number(rows, column)
     return rows

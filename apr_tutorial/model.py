@@ -213,7 +213,11 @@ def unreadable(path: Path, kind: str, error: Exception) -> DataError:
 def load_plain(path: Path) -> np.ndarray|np.lib.npyio.NpzFile:
     "What `numpy.load` finds in a regular file, never unpickled. It raises a dozen kinds of exceptions, on bytes from anywhere."
     if os.path.exists(path) and not os.path.isfile(path): raise ValueError("it is a folder, a pipe or a device") # a pipe might never end
-    return np.load(path, allow_pickle=False)
+    with open(path, "rb") as file:
+        found = np.load(file, allow_pickle=False)
+        if not isinstance(found, np.ndarray): return np.load(path, allow_pickle=False) # an archive keeps its file open
+        if file.read(1): raise ValueError("it goes on after the array that its header describes")
+        return found
 
 def read_arrays(path: Path, *required: str, optional: Sequence[str] = ()) -> dict:
     "Arrays of an `.npz` file by name, never unpickled; others in it are left alone. Raises `DataError`, also where a required one is missing."
@@ -224,6 +228,7 @@ def read_arrays(path: Path, *required: str, optional: Sequence[str] = ()) -> dic
             wanted = [n for n in (*required, *optional) if n in file.files]
             size = sum(member.file_size for member in file.zip.infolist())
             if size > UNPACKED*os.path.getsize(path): raise ValueError(f"it would unpack to {size:,} bytes")
+            if damaged := file.zip.testzip(): raise ValueError(f"{damaged} does not match its checksum") # NumPy reads no further than a header says
             arrays, names = {n: file[n] for n in wanted}, file.files
     except Exception as error: raise unreadable(path, ".npz file", error) from None
     missing = [k for k in required if k not in arrays]
