@@ -141,8 +141,12 @@ class Labelled:
 
 # %% ../nbs/23_shards.ipynb #shards027
 def disk_array(folder: Path, name: str, length: int, dtype: type) -> np.ndarray:
-    "An array of zeros that lies in a file."
-    return np.memmap(folder/name, dtype, "w+", shape=max(length, 1))[:length].view(np.ndarray)
+    "An array of zeros that lies in a file. Room for it is taken at once: a disk that fills up later would end the process."
+    size = max(length, 1)*np.dtype(dtype).itemsize
+    with open(folder/name, "wb") as file:
+        if hasattr(os, "posix_fallocate"): os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(folder/name, dtype, "r+")[:length].view(np.ndarray)
 
 def draw_times(labelled: Labelled, seed: int) -> np.ndarray:
     "[lines + 1] place of each line in the permutation by which `leave_one_out` splits a log without timestamps."
