@@ -266,6 +266,9 @@ def workplace(out: Path):
             finally: (out/".lock").unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError): raise DataError(f"{out}: can't be made, a file is in the way. Name another folder.") from None
     except Timeout: raise DataError(f"{out}: another process is sharding there. Wait for its end, or name another folder.") from None
+    except OSError as error:
+        if error.filename is None: raise OSError(f"{out}: {error}") from None # pyarrow's don't say where
+        raise
     finally:
         if made:
             with suppress(OSError): out.rmdir() # only if it is empty
@@ -304,7 +307,6 @@ def shard(
     with workplace(Path(out)) as work:
         labelled = Labelled(scatter(paths, work, buckets_for(paths, shards), progress))
         log, facts = labelled.log, dict(format=FORMAT, name=name, users=len(labelled.user_ids), sources={p.name: sha256(p) for p in paths})
-        if shards > facts["users"]: raise DataError(f"shards {shards}: {name} has {facts['users']} users; expected no more shards than users.")
         settle = Settler(labelled, paths, draw_times(labelled, seed) if log.whole == [None] else None)
         popularity = np.zeros(len(labelled.item_ids), np.int64)
         dealt = deal(sum(np.diff(starts) for pieces in log.runs for _, starts in pieces), shards)
@@ -318,6 +320,8 @@ def finish(work: Path, out: Path, facts: dict, settle: Settler, popularity: np.n
     "Give all files their final names, the manifest last. Raises `DataError`."
     pairs, test = (sum(entry[what] for entry in facts["shards"]) for what in ("pairs", "test"))
     check_sizes(pairs, test)
+    if len(facts["shards"]) > facts["users"]:
+        raise DataError(f"shards {len(facts['shards'])}: {facts['name']} has {facts['users']} users; expected no more shards than users.")
     warn_of_users(facts["name"], settle.cold, settle.full)
     write_manifest(work/MANIFEST, facts | dict(pairs=pairs, test=test, dropped=settle.dropped), settle.labelled.item_ids, popularity)
     for name in [*(entry["file"] for entry in facts["shards"]), MANIFEST]: os.replace(work/name, out/name)
