@@ -267,7 +267,7 @@ def workplace(out: Path):
     except (FileExistsError, NotADirectoryError): raise DataError(f"{out}: can't be made, a file is in the way. Name another folder.") from None
     except Timeout: raise DataError(f"{out}: another process is sharding there. Wait for its end, or name another folder.") from None
     except OSError as error:
-        if error.filename is None: raise OSError(f"{out}: {error}") from None # pyarrow's don't say where
+        if error.filename is None: raise OSError(f"{error}: {out}") from None # pyarrow's don't say where
         raise
     finally:
         if made:
