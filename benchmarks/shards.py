@@ -11,11 +11,13 @@ import pandas as pd
 RESULTS = Path(__file__).resolve().parents[1] / "apr_tutorial" / "results"
 WORK = {"shard": "from apr_tutorial.shards import shard; shard(sys.argv[1], 8, sys.argv[2], progress=False)",
         "load": "from apr_tutorial.data import load_dataset; load_dataset(sys.argv[1])"}
-CHILD = """
-import json, resource, sys, time
+CHILD = r"""
+import json, os, re, resource, sys, time
 began = time.perf_counter()
 {work}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+status = "/proc/self/status"  # Linux: what getrusage knows began with the memory of the process that started this one
+peak = (int(re.search(r"VmHWM:\s*(\d+)", open(status).read())[1]) / 2**10 if os.path.exists(status)
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 print(json.dumps(dict(seconds=time.perf_counter() - began, peak_mb=peak, tensorflow="tensorflow" in sys.modules)))
 """
 
