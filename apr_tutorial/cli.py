@@ -12,7 +12,7 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'saying_how_to_go_on', 'write_report', 'rank_of', 'team_of', 'runner_of', 'execute', 'printable', 'put',
            'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps',
            'after_run', 'recommend', 'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'warn_of_split',
-           'audit_record', 'after_audit', 'execute_audit', 'main']
+           'audit_record', 'after_audit', 'execute_audit', 'shard', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -743,6 +743,24 @@ def execute_audit(options: dict):
     if options["quiet"]: return
     show(report, folder)
     put("", *findings(report), "", *files_in(folder), *after_audit(options))
+
+# %% ../nbs/90_cli.ipynb #d93e472c
+@command("shard --dataset log.csv.gz --shards 8 --out shards",
+         "shard --dataset movielens-1m --shards 4 --out shards",
+         dataset=option("A public name, a folder with trainingset.tsv and testset.tsv, or one .tsv or .csv file.", "DATA"),
+         shards=option("How many files; a worker reads one or several.", "N", callback=within(1, 4096)),
+         out=option("Folder of the shards; a finished set is never overwritten.", "FOLDER"),
+         seed=option("Seed of the split where a file has no timestamps.", "N", callback=within(0, 2**30)), quiet=writing("No progress, no table.", "", "--quiet"))
+def shard(dataset: str, shards: int, out: Path, seed: int=42, quiet: bool=False):
+    """Cut data larger than memory into Parquet files, by user.
+
+    Checks and split are those of run. Needs pyarrow."""
+    from apr_tutorial.data import statistics
+    from apr_tutorial.shards import shard as cut
+    found = cut(dataset, shards, out, seed, not quiet)
+    if quiet: return
+    for name, value in statistics(found)[found.name].items(): put(f"{name}: {value}")
+    put(f"{shards} shards: {out}")
 
 # %% ../nbs/90_cli.ipynb #9432737c
 def main():

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['BITMAP_CELLS', 'GROWTH', 'COLUMN_WORDS', 'ECIR', 'BIAS', 'DATASETS', 'BYTES', 'TIMEOUT', 'SECONDS', 'WAITS', 'Seen',
            'Interactions', 'DataError', 'DownloadError', 'id_kind', 'fail_at', 'label_rows', 'positives',
-           'leave_one_out', 'check_test', 'to_number', 'checked', 'interactions', 'check_gzip', 'read_rows',
-           'check_header', 'sha256', 'part', 'read_folder', 'read_file', 'Source', 'source', 'digest_of', 'matches',
-           'LogLines', 'progress_bar', 'Body', 'may_pass', 'attempt', 'in_time', 'cache_folder', 'reason', 'store',
-           'fetch', 'SyntheticDataWarning', 'find_folder', 'load_dataset', 'synthetic', 'statistics', 'plot_popularity',
-           'hold_out', 'sample_negatives', 'draw_triples', 'epoch_triples', 'batches', 'generator']
+           'leave_one_out', 'check_sizes', 'check_test', 'to_number', 'checked', 'warn_of_users', 'interactions',
+           'check_gzip', 'fields', 'named', 'row_pieces', 'read_rows', 'check_header', 'sha256', 'part', 'read_folder',
+           'read_file', 'Source', 'source', 'digest_of', 'matches', 'LogLines', 'progress_bar', 'Body', 'may_pass',
+           'attempt', 'in_time', 'cache_folder', 'reason', 'store', 'fetch', 'SyntheticDataWarning', 'find_folder',
+           'load_dataset', 'synthetic', 'statistics', 'plot_popularity', 'hold_out', 'sample_negatives', 'draw_triples',
+           'epoch_triples', 'batches', 'generator']
 
 # %% ../nbs/00_data.ipynb #aaad7b97
 import csv, gzip, hashlib, io, os, re, sys, threading, time, warnings, zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -139,11 +140,14 @@ def leave_one_out(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.Data
     return frame.drop(test.index), test
 
 # %% ../nbs/00_data.ipynb #0f0a6f5d
+def check_sizes(train: int, test: int):
+    "Refuse to have nothing to learn from, or nothing to test on. Raises `DataError`."
+    if test == 0:
+        raise DataError("no test interaction: at least one user needs two interactions, or the test file a row with rating > 0.")
+    if train == 0: raise DataError("no training interaction with rating > 0: there is nothing to learn from.")
+
 def check_test(train: pd.DataFrame, test: pd.DataFrame):
     "Refuse what would make a leave-one-out evaluation wrong: `DataError` that names the line."
-    if len(test) == 0:
-        raise DataError("no test interaction: at least one user needs two interactions, or the test file a row with rating > 0.")
-    if len(train) == 0: raise DataError("no training interaction with rating > 0: there is nothing to learn from.")
     twice = np.flatnonzero(test.u.duplicated())
     if len(twice):
         fail_at(test, twice[0], f"a second test item for user '{test.user.iloc[twice[0]]}'. Leave-one-out has one: keep one row a user.")
@@ -176,6 +180,12 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{c: to_number(frame, c) for c in numbers})
 
 # %% ../nbs/00_data.ipynb #4f997874
+def warn_of_users(name: str, cold: int, full: bool):
+    "Say how many test users have no training item, and that users who have every item are among the data."
+    if cold: warnings.warn(f"{name}: {cold} test users have no training item; they count, with untrained scores.")
+    if full: warnings.warn(f"{name}: users who have every item teach nothing about preference; training passes over them.")
+
+# %% ../nbs/00_data.ipynb #5faa716f
 def interactions(
     train: pd.DataFrame,          # columns user, item[, rating[, timestamp]]; ids all integers or all strings
     test: pd.DataFrame|None=None, # one row a user; None: hold one out of train
@@ -189,15 +199,13 @@ def interactions(
     dropped = {}
     frames = [positives(f.assign(u=u, i=i, rating=f.get("rating", 1)), dropped) for f, u, i in zip(frames, us, its)]
     train, test = frames if len(frames) == 2 else leave_one_out(frames[0], seed)
+    check_sizes(len(train), len(test))
     check_test(train, test)
     if "timestamp" in train: train = train.assign(order=train.timestamp.rank(method="first").astype(np.int64))
     train, test = train.sort_values(["u", "i"]), test.sort_values("u")
     data = Interactions(name, user_ids, item_ids, train.u.to_numpy(), train.i.to_numpy(),
         train.order.to_numpy() if "order" in train else None, test.u.to_numpy(), test.i.to_numpy(), dropped=dropped, **info)
-    cold = np.setdiff1d(data.test_users, data.users)
-    if len(cold): warnings.warn(f"{name}: {len(cold)} test users have no training item; they count, with untrained scores.")
-    if len(data.pairs) < len(data):
-        warnings.warn(f"{name}: users who have every item teach nothing about preference; training passes over them.")
+    warn_of_users(name, len(np.setdiff1d(data.test_users, data.users)), len(data.pairs) < len(data))
     return data
 
 # %% ../nbs/00_data.ipynb #a2bd67c4
@@ -213,16 +221,19 @@ def check_gzip(path: Path):
                                              "If that is right, unpack it first (gunzip): a plain file has no limit.")
 
 # %% ../nbs/00_data.ipynb #832ac085
-def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
-    "Columns user, item, rating[, timestamp] of one file, ids as text, the line number as index. Raises `DataError`."
-    comma = ".csv" in path.suffixes
+def fields(path: Path, comma: bool, lines: int|None) -> Iterator[pd.DataFrame]:
+    "The fields of a file as text, in pieces of so many lines; None: all at once. Raises `DataError`."
     try:
         if path.suffix == ".gz": check_gzip(path)
-        rows = pd.read_csv(path, sep="," if comma else "\t", header=None, dtype=str, na_filter=False, skip_blank_lines=False,
+        read = pd.read_csv(path, sep="," if comma else "\t", header=None, dtype=str, na_filter=False, skip_blank_lines=False,
                            quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE, encoding="utf-8", low_memory=False,
-                           compression="gzip" if path.suffix == ".gz" else None)
+                           compression="gzip" if path.suffix == ".gz" else None, chunksize=lines)
+        yield from [read] if lines is None else read
     except (OSError, EOFError, zlib.error, UnicodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: can't be read: {str(error).strip()}") from None
+
+def named(rows: pd.DataFrame, path: Path, comma: bool) -> pd.DataFrame:
+    "Fields with names of columns; rows without any left out. Raises `DataError`."
     rows.index += 1
     rows.attrs["source"] = str(path)
     rows = rows.fillna("")[lambda r: (r != "").any(axis=1)]
@@ -231,11 +242,23 @@ def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
         seen = [name for sign, name in signs.items() if rows.shape[1] == 1 and len(rows) and sign in rows.iloc[0, 0]]
         raise DataError(f"{path}: found {rows.shape[1]} column(s), expected user, item, rating and perhaps timestamp, "
                         f"separated by {'commas' if comma else 'tabs'}.{f' This one seems to have {seen[0]}.' if seen else ''}")
-    rows.columns = ["user", "item", "rating", "timestamp"][:rows.shape[1]]
-    if header and len(rows) and re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()):
-        rows = check_header(rows)
-    for column in rows.columns[2:]: rows[column] = to_number(rows, column)
-    return rows
+    return rows.set_axis(["user", "item", "rating", "timestamp"][:rows.shape[1]], axis=1)
+
+# %% ../nbs/00_data.ipynb #a97446da
+def row_pieces(path: Path, header: bool = False, lines: int|None = None) -> Iterator[pd.DataFrame]:
+    "Columns user, item, rating[, timestamp], ids as text, the line number as index; in pieces of so many lines. Raises `DataError`."
+    comma = ".csv" in path.suffixes
+    for rows in fields(path, comma, lines):
+        rows = named(rows, path, comma)
+        if header and len(rows):
+            if re.search("|".join(COLUMN_WORDS), str(rows.iloc[0, 2]).lower()): rows = check_header(rows)
+            header = False
+        for column in rows.columns[2:]: rows[column] = to_number(rows, column)
+        yield rows
+
+def read_rows(path: Path, header: bool = False) -> pd.DataFrame:
+    "All rows of one file. Raises `DataError`."
+    return next(row_pieces(path, header))
 
 # %% ../nbs/00_data.ipynb #5702b199
 COLUMN_WORDS = ("user", "item|movie|product", "rating|score|stars|value|count", "time|date") # what headers call the four columns
@@ -251,7 +274,10 @@ def check_header(rows: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/00_data.ipynb #4046ff55
 def sha256(path: Path) -> str:
     "SHA-256 of a file's bytes, as hexadecimal digits."
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20): digest.update(chunk)
+    return digest.hexdigest()
 
 def part(folder: Path, name: str) -> Path:
     "`name` in `folder`, plain or gzipped."

@@ -34,10 +34,12 @@ def blocks(model: RecommenderModel, users: np.ndarray, size: int = BLOCK) -> Ite
     largest = p.shape[1]*farthest(p)*farthest(q) + (0 if b is None else farthest(b)) # no score can be larger
     if not largest < float(np.finfo(np.float32).max):
         raise DataError(f"{model.name}: scores are not finite; its factors are not, or are too large. Did training diverge?")
-    memory = np.empty((min(size, len(p)), len(q)), np.float32)
+    least = size if size*len(q) <= 2**24 else 2
+    memory = np.empty((max(least, min(size, len(p))), len(q)), np.float32)
     for start in range(0, len(users), size):
         part = p[start:start + size]
-        scores = np.matmul(part, q.T, out=memory[:len(part)])
+        rows = part if len(part) >= least else np.pad(part, [(0, least - len(part)), (0, 0)])
+        scores = np.matmul(rows, q.T, out=memory[:len(rows)])[:len(part)]
         if b is not None: scores += b
         yield slice(start, start + len(part)), scores
 

@@ -313,8 +313,8 @@ READ = [  # id, data set, message, files
 COMMANDS = {
     "run": ["--out", "out", "--quiet", "--epochs", "1", "--adversarial-epochs", "1", "--embedding-size", "2", "--optimizer", "sgd", "--batch-size", "64"],
     "audit": ["--out", "out", "--quiet", "--attacks", "fgsm", "--attack-epsilons", "1"],
-    "recommend": ["--out", "out"], "datasets": [], "": []}
-WHICH = {"run": ["--dataset"], "audit": ["--weights", "W.npz", "--dataset"], "recommend": ["--weights", "W.npz", "--dataset"]}
+    "recommend": ["--out", "out"], "shard": ["--out", "out", "--shards", "2", "--quiet"], "datasets": [], "": []}
+WHICH = {"run": ["--dataset"], "audit": ["--weights", "W.npz", "--dataset"], "recommend": ["--weights", "W.npz", "--dataset"], "shard": ["--dataset"]}
 
 TABLE = [Case(f"{entry}: {name}", entry, (lambda d, s=source: load_dataset(s)) if entry == "load" else [*WHICH[entry], source],
               DataError if entry == "load" else 2, message, files, marks=needs(files))
@@ -460,6 +460,13 @@ options("recommend", *[(f"weights {name}", ["--weights", "bad.npz"], message, fi
         ("out below a file", ["--out", "P.npy/recs.tsv"], r"P.npy: can't be made, a file is in the way"), ("out is a device", ["--out", "/dev/null"], r"/dev/null: is not a regular file"),
         ("out is a pipe", ["--out", "pipe"], r"pipe: is not a regular file", {"pipe": pipe}, nullcontext, (posix,)),
         given=["--weights", "W.npz", "--dataset", "log.tsv"])
+options("shard", *[(f"{value} shards", ["--shards", value], r"--shards.*(expected|valid)") for value in ("0", "-1", "1.5", "5000")],
+        ("more shards than users", ["--shards", "13"], r"shards 13: log has 12 users; expected no more shards than users"),
+        ("generated data", ["--dataset", "synthetic"], r"dataset 'synthetic': neither a file nor a folder"),
+        ("out without a name", ["--out", ""], r"--out.*empty"), ("out is a file", ["--out", "P.npy"], r"P.npy: is a file; name a folder"),
+        ("out below a file", ["--out", "P.npy/below"], r"P.npy/below: can't be made, a file is in the way"), ("out is a device", ["--out", "/dev/null"], r"/dev/null: is a file"),
+        ("out exists, finished", ["--out", "done"], r"done: holds a set of shards already", {"done/manifest.parquet": ""}),
+        given=["--dataset", "log.tsv"])
 options("datasets", ("an argument", ["movielens-500"], r"unexpected extra argument"), ("an option", ["--out", "x"], r"No such option"))
 options("", ("nothing", [], r"Usage"), ("no such command", ["train"], r"No such command 'train'"))
 
@@ -467,7 +474,7 @@ options("", ("nothing", [], r"Usage"), ("no such command", ["train"], r"No such 
 # Disks and rights
 
 DISK = [("run", ["--dataset", "log.tsv", "--epochs", "2", "--checkpoint-every", "1"], "checkpoints/[a-z0-9-]+.(npz|json)"), ("audit", [*P, *Q, "--dataset", "log.tsv"], "[a-z_]+.(png|csv)"),
-        ("recommend", ["--weights", "W.npz", "--dataset", "log.tsv"], "out|recs")]
+        ("recommend", ["--weights", "W.npz", "--dataset", "log.tsv"], "out|recs"), ("shard", ["--dataset", "log.tsv"], "")]
 for entry, given, name in DISK:
     options(entry, ("full disk", [*given, "--out", "disk/recs"], rf"No space left on device.*{name}", {}, full_disk, (linux, root)),
             ("file too large", [*given, "--out", "new"], r"File too large.*new", {}, small_files, (posix,)),
@@ -476,7 +483,7 @@ for entry, given, name in DISK:
             ("in /proc", [*given, "--out", "/proc/recs/recs"], r"/proc/recs", {}, nullcontext, (linux,)), expected=3)
 options("run", ("name too long for a folder", ["--dataset", "log.tsv", "--out", "x" * 300], r"--out x+: can't be written \(File name too long\)"), expected=3)
 SECRET = [("run", ["--dataset", "secret.tsv"]), ("audit", [*P, *Q, "--dataset", "secret.tsv"]), ("audit", ["--user-factors", "secret.tsv", *Q, "--dataset", "log.tsv"]),
-          ("recommend", ["--weights", "secret.tsv", "--dataset", "log.tsv"])]
+          ("recommend", ["--weights", "secret.tsv", "--dataset", "log.tsv"]), ("shard", ["--dataset", "secret.tsv"])]
 for n, (entry, given) in enumerate(SECRET):
     options(entry, (f"unreadable {n}", given, r"secret.tsv: .*Permission denied", {"secret.tsv": secret(LOG)}, as_nobody, (posix,)))
 TABLE.append(Case("load: unreadable", "load", lambda d: load_dataset("secret.tsv"), DataError, r"secret.tsv: can't be read: .*Permission denied", {"secret.tsv": secret(LOG)}, as_nobody, (posix,)))

@@ -321,7 +321,7 @@ def test_output_without_arrows(finished, folder, cli):
 
 
 @pytest.mark.parametrize("columns", [80, 60])
-@pytest.mark.parametrize("command", [[], ["run"], ["audit"], ["recommend"], ["datasets"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["audit"], ["recommend"], ["shard"], ["datasets"]])
 def test_help_teaches(command, columns):
     "Purpose, examples to copy, and for each option what it means; quick, without TensorFlow, as wide as the terminal, no escape sequence in a pipe."
     env = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")} | {"COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
