@@ -295,6 +295,7 @@ def audit(
     seed: int=42, # of the attacks
     relative: bool=False, # epsilons in units of each table's mean row length
     user_ids: Sequence|None=None, item_ids: Sequence|None=None, # whose row is which; None: sorted order
+    sweep: Callable=sweep_of, # how attacks and budgets are gone through; chapter 24 spreads them over cores and hosts
 ) -> AuditReport:
     "How fragile factors trained elsewhere are. Warns of what makes the answer mean little; raises `DataError`."
     model, attacks = audited_model(user_factors, item_factors, data, item_bias, user_ids, item_ids), attacks_of(attacks)
@@ -303,7 +304,7 @@ def audit(
     check_everything(data, settings, {})
     lengths, used = mean_lengths(model), unit_length(model) if relative else model
     began, clock = time.perf_counter(), {}
-    rows, tables = sweep_of(used, data, settings, attacks, clock)
+    rows, tables = sweep(used, data, settings, attacks, clock)
     timings = timings_of(clock, {}) | {"total_seconds": time.perf_counter() - began}
     found = doubts(model, rows[0]["auc"], settings.attack_epsilons if attacks else (), relative)
     for doubt in found: warnings.warn(doubt, stacklevel=2)

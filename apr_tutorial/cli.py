@@ -9,10 +9,11 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'attack_table', 'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder',
            'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from',
            'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words',
-           'saying_how_to_go_on', 'write_report', 'rank_of', 'team_of', 'runner_of', 'execute', 'printable', 'put',
-           'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show', 'show_selection', 'files_in', 'next_steps',
-           'after_run', 'recommend', 'write_lists', 'datasets', 'audit', 'check_files', 'factors_from', 'warn_of_split',
-           'audit_record', 'after_audit', 'execute_audit', 'shard', 'main']
+           'saying_how_to_go_on', 'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of',
+           'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
+           'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
+           'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit', 'shard',
+           'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -261,6 +262,7 @@ HELP |= dict(
 # %% ../nbs/90_cli.ipynb #a2af0c22
 spreading = functools.partial(option, panel="On several machines")
 HELP |= dict(
+    ray=spreading("Spread seeds (of audit: attacks and budgets) over a Ray cluster at this address; local: the cores of this machine. The same numbers.", "ADDRESS", show_default="no Ray"),
     strategy=spreading("multi-worker: this process is one of those that TF_CONFIG names; start the same call in each.", "NAME", show_default="this process alone"),
     exchange_every=spreading("Between two exchanges of item rows; if not given, one an epoch.", "STEPS", callback=within(1)),
     peer_timeout=spreading("How long to wait for another worker, at the start and later.", "SECONDS", callback=within(1, 86_400)))
@@ -322,7 +324,7 @@ def run(
     attacks: str="random,fgsm,pgd", attack_epsilons: str="0.5,1,2", defences: str="apr",
     select: str="last", patience: int|None=None, refit: bool=True, control: bool=True,
     checkpoint_every: int|None=None, resume: bool=False, quiet: bool=False, out: Path|None=None,
-    strategy: str|None=None, exchange_every: int|None=None, peer_timeout: int=60,
+    strategy: str|None=None, exchange_every: int|None=None, peer_timeout: int=60, ray: str|None=None,
 ):
     """Train, attack, defend, attack again: the whole story on your data.
 
@@ -363,7 +365,7 @@ def selection_of(options: dict, data) -> tuple:
     return data if options["refit"] else held, Selection(options["patience"], options["refit"]), {"selection": plot_search}
 
 # %% ../nbs/90_cli.ipynb #267aef43
-BESIDE = ("dataset", "out", "resume", "quiet", "checkpoint_every", "peer_timeout") # options that decide no number; the data speak for themselves
+BESIDE = ("dataset", "out", "resume", "quiet", "checkpoint_every", "peer_timeout", "ray") # options that decide no number; the data speak for themselves
 
 def record_of(config: dict, data) -> dict:
     "What decides the numbers of a run, as plain values: options, fingerprints of the data, versions."
@@ -433,10 +435,32 @@ def write_report(report, folder: Path, config: dict, more_plots: dict, **further
     save_report(report, folder, config, plots, comparisons=verdicts(report).to_dict("records") if attacked else [],
                 selection=chosen_epochs(report).to_dict("records"), **further)
 
+# %% ../nbs/90_cli.ipynb #7d24ab90
+def check_ray(options: dict):
+    "Refuse `--ray` where it can't be had. Raises `DataError`."
+    from apr_tutorial.data import DataError
+    if options["ray"] is None: return
+    if options.get("strategy") is not None: raise DataError("--ray and --strategy: give one of them; several workers train one model, Ray trains many.")
+    with quiet_import(): from apr_tutorial.many import installed_ray
+    installed_ray()
+
+def each_of(options: dict, checkpoints: Path) -> Callable:
+    "How `run` goes through its seeds."
+    if options["ray"] is None: return map
+    from apr_tutorial.many import over_seeds
+    return over_seeds(options["ray"], checkpoints, lambda: bool(Signals.received), not options["quiet"])
+
+def sweep_of(options: dict) -> dict:
+    "How `audit` goes through attacks and budgets, as its argument."
+    if options["ray"] is None: return {}
+    from apr_tutorial.many import over_attacks
+    return dict(sweep=over_attacks(options["ray"], progress=not options["quiet"]))
+
 # %% ../nbs/90_cli.ipynb #72f2b447
 def rank_of(options: dict) -> int:
     "The number of this worker; 0 also where there is no other. Raises `DataError`."
     from apr_tutorial.data import DataError
+    check_ray(options)
     if options["strategy"] is None:
         if options["exchange_every"] is not None: raise DataError("--exchange-every goes with --strategy multi-worker.")
         return 0
@@ -461,6 +485,9 @@ def team_of(options: dict):
 def runner_of(options: dict, checkpoints: Path, team):
     "How `run` trains. A signal to one worker stops all."
     from apr_tutorial.end_to_end import Runner
+    if options["ray"] is not None: # in tasks, of which Ray may ask to stop; they show no progress of their own
+        from apr_tutorial.many import asked_to_stop
+        return Runner(checkpoints.absolute(), options["checkpoint_every"], asked_to_stop, False)
     stop = lambda: bool(Signals.received) if team is None else any(team.agreed(Signals.received))
     return Runner(checkpoints, options["checkpoint_every"], stop, not options["quiet"], team)
 
@@ -485,7 +512,7 @@ def execute(options: dict):
         config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons),
                                 seeds=len(settings.seeds), workers=1 if team is None else team.world)
         resumptions = begin(folder/"checkpoints", config | dict(defences=list(defences)), data)
-        with saying_how_to_go_on(options, folder): report = run_experiment(used, settings, attacks, defences, runner_of(options, folder/"checkpoints", team), train)
+        with saying_how_to_go_on(options, folder): report = run_experiment(used, settings, attacks, defences, runner_of(options, folder/"checkpoints", team), train, each_of(options, folder/"checkpoints"))
         write_report(replace(report, data=data), folder, config, more_plots, resumptions=resumptions)
     if options["quiet"]: return
     show(replace(report, data=data), folder)
@@ -668,7 +695,7 @@ AUDITED = dict(
 def audit(
     user_factors: Path|None=None, item_factors: Path|None=None, item_bias: Path|None=None, weights: Path|None=None,
     user_ids: Path|None=None, item_ids: Path|None=None, dataset: str|None=None, attacks: str="random,fgsm,pgd",
-    attack_epsilons: str|None=None, relative: bool=False, k: str|None=None, seed: int=42, quiet: bool=False, out: Path|None=None,
+    attack_epsilons: str|None=None, relative: bool=False, k: str|None=None, seed: int=42, quiet: bool=False, out: Path|None=None, ray: str|None=None,
 ):
     """How fragile are factors that were trained elsewhere?
 
@@ -721,7 +748,7 @@ def after_audit(options: dict) -> list[str]:
 # %% ../nbs/90_cli.ipynb #cfe65e01
 def execute_audit(options: dict):
     "`audit`: load, attack, report."
-    check_files(options)
+    check_files(options); check_ray(options)
     options["dataset"] = "auto" if options["dataset"] is None else options["dataset"]
     os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset
@@ -738,7 +765,7 @@ def execute_audit(options: dict):
     check_everything(data, Settings(k=values["k"], attack_epsilons=values["epsilons"]), {})
     warn_of_split(options)
     with claim(folder, numbered=options["out"] is None) as folder:
-        report = examine(data=data, **factors, **values)
+        report = examine(data=data, **factors, **values, **sweep_of(options))
         save_audit(report, folder, audit_record(options, folder, values))
     if options["quiet"]: return
     show(report, folder)

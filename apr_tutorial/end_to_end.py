@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'METRICS', 'PLOTS', 'Settings', 'Runner', 'continuations', 'train_models', 'timed', 'evaluations',
-           'tidy_rows', 'rows_of', 'Report', 'timings_of', 'joined', 'check_everything', 'run_experiment', 'headline',
-           'decreases', 'extremes', 'draw_fall', 'plot_before_after', 'legend_beside', 'plot_sweep', 'plot_training',
-           'to_json', 'save_plot', 'save_report']
+           'tidy_rows', 'rows_of', 'Report', 'timings_of', 'joined', 'check_everything', 'SeedRun', 'run_seed',
+           'chained', 'run_experiment', 'headline', 'decreases', 'extremes', 'draw_fall', 'plot_before_after',
+           'legend_beside', 'plot_sweep', 'plot_training', 'to_json', 'save_plot', 'save_report']
 
 # %% ../nbs/05_end_to_end.ipynb #c20ecd74
 import json, os, platform, statistics, time, warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 # %% ../nbs/05_end_to_end.ipynb #70435bf0
@@ -167,6 +168,34 @@ def check_everything(data: Interactions, settings: Settings, defences: Mapping[s
                        settings.reg, adversary)
 
 # %% ../nbs/05_end_to_end.ipynb #ef46f1dc
+@dataclass(frozen=True)
+class SeedRun:
+    "What one seed adds to a `Report`."
+    rows: list
+    users: dict
+    clock: dict
+    histories: dict # name -> History
+    models: dict    # name -> model, of the first seed alone
+    resumed: list
+
+def run_seed(data: Interactions, settings: Settings, attacks: Mapping, defences: Mapping, runner: Runner, train: Callable, seed: int) -> SeedRun:
+    "`run_experiment` for one seed."
+    run, keep = SeedRun([], {}, {}, {}, {}, []), seed == settings.seeds[0]
+    for name, (model, history) in train(data, settings, defences, seed, replace(runner, resumed=run.resumed)).items():
+        for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, run.clock):
+            run.rows.extend(tidy_rows(name, attack, epsilon, seed, metrics, settings))
+            run.users[name, attack, epsilon, seed] = metrics.values("ndcg", max(settings.k))
+        run.histories[name] = history
+        if keep: run.models[name] = model
+        if runner.stop is not None and runner.stop():
+            raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
+    return run
+
+# %% ../nbs/05_end_to_end.ipynb #3b1f7c24
+def chained(parts: Iterable[Mapping]) -> dict:
+    "Name -> the lists of this name in all parts, one after the other."
+    return {name: [x for part in parts for x in part.get(name, [])] for name in dict.fromkeys(n for part in parts for n in part)}
+
 def run_experiment(
     data: Interactions,
     settings: Settings=Settings(),
@@ -175,23 +204,18 @@ def run_experiment(
     defences: Mapping[str, Adversary]={"apr": APR()}, # name -> adversary of `fit`
     runner: Runner=Runner(),
     train: Callable=train_models, # another (data, settings, defences, seed, runner) -> name -> (model, history)
+    each: Callable=map, # how the work of a seed is called for each of them; chapter 24 spreads it over cores and hosts
 ) -> Report:
     "Train BPR-MF, the control and the defences for each seed; evaluate each clean and attacked. Raises what `fit` raises."
     check_everything(data, settings, defences)
-    began, runner = time.perf_counter(), replace(runner, resumed=[])
-    clock, rows, users, histories, first = {}, [], {}, {}, {}
-    for seed in settings.seeds:
-        for name, (model, history) in train(data, settings, defences, seed, runner).items():
-            for attack, epsilon, metrics in evaluations(model, data, settings, attacks, seed, clock):
-                rows += tidy_rows(name, attack, epsilon, seed, metrics, settings)
-                users[name, attack, epsilon, seed] = metrics.values("ndcg", max(settings.k))
-            histories.setdefault(name, []).append(history); first.setdefault(name, model)
-            if runner.stop is not None and runner.stop():
-                raise Interrupted(f"stopped after {name} of seed {seed}; resume goes on from there")
-    timings = timings_of(clock, histories) | {"total_seconds": time.perf_counter() - began}
+    began = time.perf_counter()
+    runs = list(each(partial(run_seed, data, settings, attacks, defences, runner, train), settings.seeds))
+    histories = chained([{name: [history] for name, history in run.histories.items()} for run in runs])
+    timings = timings_of(chained([run.clock for run in runs]), histories) | {"total_seconds": time.perf_counter() - began}
     curves, search = (joined(histories, settings.seeds, part) for part in ("frame", "search"))
-    resumed = runner.resumed[-1] if runner.resumed else None
-    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, first, resumed, users, search)
+    rows, resumed = [row for run in runs for row in run.rows], [None, *(what for run in runs for what in run.resumed)]
+    users = {key: values for run in runs for key, values in run.users.items()}
+    return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, runs[0].models, resumed[-1], users, search)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
 LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR",

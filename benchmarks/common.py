@@ -219,6 +219,24 @@ def need(*libraries: str):
         raise SystemExit(2)
 
 
+def add_ray(parser: argparse.ArgumentParser):
+    "The option that spreads a study over a Ray cluster."
+    parser.add_argument("--ray", metavar="ADDRESS", help="spread over a Ray cluster; local: the cores of this machine")
+
+
+def need_ray(address: str | None):
+    "Exit with code 2 and the remedy where Ray is asked for and missing."
+    from apr_tutorial.data import DataError
+
+    try:
+        if address is not None:
+            from apr_tutorial.many import installed_ray
+            installed_ray()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def write_results(folder: Path, name: str, rows: list[dict], text: str, figure):
     "name.csv, name.md and name.svg, each under its name only when it is complete."
     from apr_tutorial.model import write_safely

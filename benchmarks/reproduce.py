@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .common import CONTEXT, RESULTS, circumstances, cores, markdown, write_results
+from .common import CONTEXT, RESULTS, add_ray, circumstances, cores, markdown, need_ray, write_results
 
 KS = (10, 50, 100)
 EVERY = 25  # epochs between two evaluations, as published
@@ -182,10 +182,15 @@ def epochs_in(path: Path) -> int:
     return pd.read_csv(path, usecols=["epoch"]).epoch.nunique() if path.exists() else 0
 
 
-def run_all(plan: Plan, folder: Path, jobs: int) -> pd.DataFrame:
-    "All rows, from files where they are there, else from training in `jobs` processes."
+def run_all(plan: Plan, folder: Path, jobs: int, ray: str | None = None) -> pd.DataFrame:
+    "All rows, from files where they are there, else from training in `jobs` processes, or in tasks of a Ray cluster that sees the folder."
     from apr_tutorial.data import progress_bar
 
+    if ray is not None:
+        from apr_tutorial.many import spread
+
+        spread(work, chains(plan, folder.absolute()), ray, lambda chain: f"seed {chain.seed}, rate {chain.rate:g}", folder, progress=True)
+        return read_all(folder)
     todo, total = chains(plan, folder), evaluations(plan)
     count = lambda: sum(epochs_in(path) for path in folder.glob("*-seed*.csv"))
     if jobs == 0:
@@ -378,7 +383,9 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a trial of a few minutes; its numbers mean nothing")
     parser.add_argument("--state", type=Path, help="folder of unfinished work (default: runs/reproduce-DATASET)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    add_ray(parser)
     args = parser.parse_args()
+    need_ray(args.ray)
     plan = PLANS[args.dataset] if args.seeds is None else replace(PLANS[args.dataset], seeds=tuple(range(1, args.seeds + 1)))
     plan = short_of(plan) if args.quick else plan
     file = published_file(plan.dataset, args.published)
@@ -389,7 +396,7 @@ def main():
     data = load_dataset(plan.dataset)
     theirs, users = published(file), len(data.test_users)
     same_protocol(state, plan, data)
-    rows = run_all(plan, state, args.jobs)
+    rows = run_all(plan, state, args.jobs, args.ray)
     table, chosen, changes = compare(rows, theirs, users), selections(rows, theirs), bias(rows)
     header = circumstances(("tensorflow", "numpy"), seeds=" ".join(map(str, plan.seeds)))
     counts = test_groups(theirs, users), [int(group.sum()) for group in groups_of(data)]

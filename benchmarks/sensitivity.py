@@ -5,13 +5,14 @@ that is trained already is not trained again: its rows are kept in a file.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .common import circumstances, escaped, markdown, study_parser, write_results
+from .common import add_ray, circumstances, escaped, markdown, need_ray, study_parser, write_results
 
 K = 100
 ATTACK = 1.  # budget of PGD
@@ -61,20 +62,34 @@ def trained(grid: Grid, data, size: int, seed: int, wanted: list[tuple[float, fl
         yield dict(embedding_size=size, seed=seed, epsilon=epsilon, adv_reg=adv_reg) | lengths | judged(model, data, seed)
 
 
-def run_grid(grid: Grid, state: Path) -> pd.DataFrame:
-    "All rows, those of the file `state` first."
+def cell(grid: Grid, data, job: tuple) -> list[dict]:
+    "The rows of `trained`, for the (size, seed, wanted) of the job."
+    return list(trained(grid, data, *job))
+
+
+def run_grid(grid: Grid, state: Path, ray: str | None = None) -> pd.DataFrame:
+    "All rows, those of the file `state` first; with the address of a Ray cluster each size and seed is a task."
     from apr_tutorial.data import hold_out, load_dataset, progress_bar
     from apr_tutorial.model import write_safely
 
     data, rows = hold_out(load_dataset(grid.dataset, progress=False)), pd.read_csv(state).to_dict("records") if state.exists() else []
     done = {tuple(row[k] for k in KEYS) for row in rows}
     with progress_bar(grid.dataset, total=len(grid.sizes)*len(grid.seeds)*len(settings_of(grid)), initial=len(done)) as bar:
-        for size, seed in product(grid.sizes, grid.seeds):
-            wanted = [s for s in settings_of(grid) if (size, seed, *s) not in done]
-            for row in trained(grid, data, size, seed, wanted) if wanted else ():
-                rows.append(row)
-                write_safely(state, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
-                bar.update()
+        def keep(new: list[dict]):
+            rows.extend(new)
+            write_safely(state, lambda file: pd.DataFrame(rows).to_csv(file, index=False))
+            bar.update(len(new))
+
+        cells = [(size, seed, [s for s in settings_of(grid) if (size, seed, *s) not in done]) for size, seed in product(grid.sizes, grid.seeds)]
+        cells = [job for job in cells if job[2]]
+        if ray is None:
+            for job in cells:
+                for row in trained(grid, data, *job):
+                    keep([row])
+        else:
+            from apr_tutorial.many import spread
+
+            spread(partial(cell, grid, data), cells, ray, lambda job: f"{job[0]} factors, seed {job[1]}", kept=keep)
     wanted = set(product(grid.sizes, grid.seeds, settings_of(grid)))
     rows = [row for row in rows if (row["embedding_size"], row["seed"], (row["epsilon"], row["adv_reg"])) in wanted]
     return pd.DataFrame(rows).assign(dataset=grid.dataset).sort_values(KEYS, ignore_index=True)
@@ -117,10 +132,12 @@ def chart(rows: pd.DataFrame, grid: Grid):
 def main():
     parser = study_parser("sensitivity", __doc__, "movielens-100k", seeds=3)
     parser.add_argument("--state", type=Path, help="file of finished rows (default: runs/sensitivity-DATASET.csv)")
+    add_ray(parser)
     args = parser.parse_args()
+    need_ray(args.ray)
     grid = Grid(args.dataset, seeds=tuple(range(1, args.seeds + 1))) if not args.quick else Grid(args.dataset, **{f: getattr(QUICK, f) for f in ("sizes", "epsilons", "adv_regs", "seeds", "epochs")})
     name = f"sensitivity-{Path(args.dataset).name}"
-    rows = run_grid(grid, args.state or Path("runs")/f"{name}{'-quick' if args.quick else ''}.csv")
+    rows = run_grid(grid, args.state or Path("runs")/f"{name}{'-quick' if args.quick else ''}.csv", args.ray)
     header = circumstances(("tensorflow", "numpy"), epochs=f"{grid.epochs} of BPR, then {grid.epochs}", seeds=" ".join(map(str, grid.seeds)), **{"epsilon of PGD": ATTACK})
     text = f"# Sensitivity of APR on {escaped(args.dataset)}\n\n{header}.\n\nnDCG@{K}, full ranking; means over seeds. relative: epsilon in units of BPR's mean row length.\n\n{markdown(means(rows).to_dict('records'))}"
     write_results(args.out, name, rows.to_dict("records"), text, chart(rows, grid))
