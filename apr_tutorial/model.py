@@ -203,8 +203,6 @@ def write_safely(path: Path, write: Callable) -> Path:
     return path
 
 # %% ../nbs/01_model.ipynb #a9c90a49
-UNPACKED = 100 # times its own size: the most that an archive may hold; numbers don't shrink that far
-
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:
     "The error for a file that NumPy can't read as a `kind`."
     why = "pickled objects, which are never loaded, or another kind of file" if "pickle" in str(error) else str(error) or type(error).__name__
@@ -218,6 +216,9 @@ def load_plain(path: Path) -> np.ndarray|np.lib.npyio.NpzFile:
         if not isinstance(found, np.ndarray): return np.load(path, allow_pickle=False) # an archive keeps its file open
         if file.read(1): raise ValueError("it goes on after the array that its header describes")
         return found
+
+# %% ../nbs/01_model.ipynb #a9c90a50
+UNPACKED = 100 # times its own size: the most that an archive may hold; numbers don't shrink that far
 
 def read_arrays(path: Path, *required: str, optional: Sequence[str] = ()) -> dict:
     "Arrays of an `.npz` file by name, never unpickled; others in it are left alone. Raises `DataError`, also where a required one is missing."
