@@ -22,6 +22,6 @@ setup(
     packages=find_packages(include=[ini["lib_path"], ini["lib_path"] + ".*"]),
     package_data={ini["lib_path"]: ["py.typed", "results/*.csv"]},
     install_requires=ini["requirements"].split(),
-    extras_require={name: ini[name + "_requirements"].split() for name in ("dev", "bench")},
+    extras_require={name: ini[name + "_requirements"].split() for name in ("dev", "bench", "cluster")},
     entry_points={"console_scripts": ini["console_scripts"].split()},
 )
