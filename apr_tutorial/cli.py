@@ -10,7 +10,7 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from',
            'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words',
            'saying_how_to_go_on', 'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of',
-           'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
+           'serves', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
            'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
            'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit', 'shard',
            'main']
@@ -263,7 +263,7 @@ HELP |= dict(
 spreading = functools.partial(option, panel="On several machines")
 HELP |= dict(
     ray=spreading("Spread seeds (of audit: attacks and budgets) over a Ray cluster at this address; local: the cores of this machine. The same numbers.", "ADDRESS", show_default="no Ray"),
-    strategy=spreading("multi-worker: this process is one of those that TF_CONFIG names; start the same call in each.", "NAME", show_default="this process alone"),
+    strategy=spreading("multi-worker, or parameter-server for tables that fit no machine: this process is one of those that TF_CONFIG names; start the same call in each.", "NAME", show_default="this process alone"),
     exchange_every=spreading("Between two exchanges of item rows; if not given, one an epoch.", "STEPS", callback=within(1)),
     peer_timeout=spreading("How long to wait for another worker, at the start and later.", "SECONDS", callback=within(1, 86_400)))
 choosing, writing = (functools.partial(option, panel=panel) for panel in ("How many epochs", "While it runs, and what it leaves"))
@@ -461,10 +461,11 @@ def rank_of(options: dict) -> int:
     "The number of this worker; 0 also where there is no other. Raises `DataError`."
     from apr_tutorial.data import DataError
     check_ray(options)
-    if options["strategy"] is None:
+    if options["strategy"] not in (None, "multi-worker", "parameter-server"):
+        raise DataError(f"--strategy '{options['strategy']}': expected multi-worker or parameter-server.")
+    if options["strategy"] != "multi-worker":
         if options["exchange_every"] is not None: raise DataError("--exchange-every goes with --strategy multi-worker.")
         return 0
-    if options["strategy"] != "multi-worker": raise DataError(f"--strategy '{options['strategy']}': expected multi-worker.")
     with quiet_import(): from apr_tutorial.distributed import rank_in
     return rank_in(os.environ.get("TF_CONFIG"))
 
@@ -474,10 +475,12 @@ def team_of(options: dict):
     "The workers of this run, None for this process alone. When a worker is lost this process ends here, with code 3."
     if options["strategy"] is None: return (yield None)
     from apr_tutorial.distributed import MultiWorker, WorkerLost, tf
+    from apr_tutorial.servers import Served
+    multi = options["strategy"] == "multi-worker"
     try:
-        team = MultiWorker(options["exchange_every"], options["peer_timeout"])
+        team = MultiWorker(options["exchange_every"], options["peer_timeout"]) if multi else Served(options["peer_timeout"])
         yield team
-        team.sum(tf.constant(0)) # nobody leaves while another still writes
+        if multi: team.sum(tf.constant(0)) # nobody leaves while another still writes
     except WorkerLost as error: # TensorFlow would wait for the others at the end
         say(f"error: {error}")
         os._exit(3)
@@ -491,6 +494,18 @@ def runner_of(options: dict, checkpoints: Path, team):
     stop = lambda: bool(Signals.received) if team is None else any(team.agreed(Signals.received))
     return Runner(checkpoints, options["checkpoint_every"], stop, not options["quiet"], team)
 
+# %% ../nbs/90_cli.ipynb #5e7e5a11
+def serves(options: dict) -> bool:
+    "Was this process a server or worker of `--strategy parameter-server`? Then it has been one until the chief was gone. Raises `DataError`."
+    if options["strategy"] != "parameter-server": return False
+    with quiet_import(): from apr_tutorial.servers import ServerLost, role_in, serve
+    if role_in(os.environ.get("TF_CONFIG"))[1] == "chief": return False
+    try: serve(options["peer_timeout"])
+    except ServerLost as error:
+        say(f"error: {error}")
+        os._exit(3)
+    os._exit(0) # TensorFlow's servers know no end
+
 # %% ../nbs/90_cli.ipynb #20b69daf
 def execute(options: dict):
     "`run`: load, train, attack, report."
@@ -498,6 +513,7 @@ def execute(options: dict):
     os.environ.setdefault("MPLBACKEND", "Agg")
     from apr_tutorial.data import load_dataset
     follower = rank_of(options) > 0
+    if serves(options): return
     if follower: options |= dict(quiet=True)
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, finished = (Path("follower"), False) if follower else out_folder(options["out"], data.name, options["resume"])
