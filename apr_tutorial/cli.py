@@ -10,10 +10,10 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from',
            'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words',
            'saying_how_to_go_on', 'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of',
-           'serves', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
-           'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
-           'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit', 'shard',
-           'main']
+           'serves', 'lead', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
+           'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
+           'audit', 'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit',
+           'shard', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -506,6 +506,21 @@ def serves(options: dict) -> bool:
         os._exit(3)
     os._exit(0) # TensorFlow's servers know no end
 
+# %% ../nbs/90_cli.ipynb #93f224c1
+def lead(options: dict, folder: Path, data, team, used, plan: tuple, train: Callable, more_plots: dict):
+    "The part of the process that writes, in a folder that it holds."
+    from apr_tutorial.end_to_end import run_experiment
+    settings, attacks, defences = plan
+    config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons),
+                            seeds=len(settings.seeds), workers=1 if team is None else team.world)
+    checkpoints = folder/"checkpoints"
+    resumptions = begin(checkpoints, config | dict(defences=list(defences)), data)
+    with saying_how_to_go_on(options, folder):
+        report = run_experiment(used, *plan, runner_of(options, checkpoints, team), train, each_of(options, checkpoints))
+    report = replace(report, data=data)
+    write_report(report, folder, config, more_plots, resumptions=resumptions)
+    return report
+
 # %% ../nbs/90_cli.ipynb #20b69daf
 def execute(options: dict):
     "`run`: load, train, attack, report."
@@ -519,20 +534,15 @@ def execute(options: dict):
     folder, finished = (Path("follower"), False) if follower else out_folder(options["out"], data.name, options["resume"])
     if finished: return say(f"{folder}: the report is finished already; nothing to do")
     with quiet_import(): from apr_tutorial.end_to_end import run_experiment
-    settings, attacks, defences = settings_from(options, data)
-    used, train, more_plots = selection_of(options, data)
+    plan, (used, train, more_plots) = settings_from(options, data), selection_of(options, data)
     Signals.watch()
     if follower:
-        with team_of(options) as team: return run_experiment(used, settings, attacks, defences, runner_of(options, folder, team), train)
+        with team_of(options) as team: return run_experiment(used, *plan, runner_of(options, folder, team), train)
     with claim(folder, options["resume"], numbered=options["out"] is None and not options["resume"]) as folder, team_of(options) as team:
-        config = options | dict(out=str(folder), k=list(settings.k), attacks=list(attacks), attack_epsilons=list(settings.attack_epsilons),
-                                seeds=len(settings.seeds), workers=1 if team is None else team.world)
-        resumptions = begin(folder/"checkpoints", config | dict(defences=list(defences)), data)
-        with saying_how_to_go_on(options, folder): report = run_experiment(used, settings, attacks, defences, runner_of(options, folder/"checkpoints", team), train, each_of(options, folder/"checkpoints"))
-        write_report(replace(report, data=data), folder, config, more_plots, resumptions=resumptions)
+        report = lead(options, folder, data, team, used, plan, train, more_plots)
     if options["quiet"]: return
-    show(replace(report, data=data), folder)
-    put(*files_in(folder), *after_run(options, folder, list(defences)))
+    show(report, folder)
+    put(*files_in(folder), *after_run(options, folder, list(report.defences)))
 
 # %% ../nbs/90_cli.ipynb #404de8c3
 PLAIN = str.maketrans({"→": "->", "▼": "-", "▲": "+", "★": "*", "±": "+-", "ε": "eps", "·": "-", "…": "..."})
