@@ -218,7 +218,7 @@ def run_experiment(
     return Report(pd.DataFrame(rows), curves, data, settings, defences, timings, runs[0].models, resumed[-1], users, search)
 
 # %% ../nbs/05_end_to_end.ipynb #c3551d2d
-LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR",
+LABELS = {"bpr-mf": "BPR-MF", "bpr-mf-continued": "BPR-MF, continued", "apr": "APR", "apr-triple": "APR by triple",
           "pgd": "PGD training", "noise": "noise training", "pamacf": "PamaCF", "vat": "VAT", "sharpcf": "SharpCF"}
 METRICS = {"hr": "HR", "ndcg": "nDCG", "auc": "AUC"}
 

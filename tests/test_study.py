@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, run
 
 sys.path.insert(0, str(ROOT))  # benchmarks is not installed
-from benchmarks import comparison  # noqa: E402
+from benchmarks import comparison, draws  # noqa: E402
 
 RESULTS = ROOT / "apr_tutorial" / "results"
 
@@ -55,7 +55,7 @@ def rows():
 def test_saved_tables_belong_together(rows):
     places = pd.read_csv(RESULTS / "places-movielens-500.csv", index_col=comparison.KEYS)
     at100 = rows[rows.k == 100].set_index(comparison.KEYS)
-    assert len(at100) == 8*(1 + 3*3)*4 and len(places) == 8*2*4 and places.shape[1] == 500
+    assert len(at100) == 13*(1 + 3*3)*4 and len(places) == 13*2*4 and places.shape[1] == 500
     np.testing.assert_allclose(ndcg(places).mean(axis=1), at100.ndcg.loc[places.index], atol=1e-6)  # rows are kept to six digits
     np.testing.assert_allclose(places.notna().mean(axis=1), at100.hr.loc[places.index], atol=1e-6)
 
@@ -73,9 +73,48 @@ def test_readme_shows_the_saved_numbers(rows):
         assert cells.split(" | ") == [hr, clean, hit, f"{1 - after/before:.0%}"], label
 
 
-def test_help():
-    done = run(sys.executable, "-m", "benchmarks.comparison", "--help")
+@pytest.mark.parametrize("program", ["comparison", "draws"])
+def test_help(program):
+    done = run(sys.executable, "-m", f"benchmarks.{program}", "--help")
     assert done.returncode == 0 and "--quick" in done.stdout
+
+
+def test_draws_are_summed_up_by_seed():
+    "Two seeds of two draws: the mean of all, the spread of the seeds' means, and that within a seed."
+    shares = {1: (.1, .3), 2: (.4, .4)}
+    frame = pd.DataFrame([dict(question="attack", model="apr", other="pgd", seed=s, draw=d, clean=.5, ndcg=.5*(1 - lost)) for s, found in shares.items() for d, lost in enumerate(found)])
+    (row,) = draws.summary(frame)
+    assert (row["model"], row["other"]) == ("apr", "pgd") and row["lost"] == pytest.approx(.3)
+    assert row["± over seeds"] == pytest.approx(np.std([.2, .4], ddof=1)) and row["± over draws"] == pytest.approx(np.sqrt(.02/2))
+
+
+def test_lengths_change_and_rankings_stay():
+    from apr_tutorial.model import from_factors
+
+    rows = np.random.default_rng(0).normal(size=(9, 4))
+    model = from_factors(rows[:4], rows[4:])
+    other = draws.at_lengths(model, 2., 3.)
+    assert np.linalg.norm(other.user_factors, axis=1).mean() == pytest.approx(2) and np.linalg.norm(other.item_factors, axis=1).mean() == pytest.approx(3)
+    ranked = [(m.user_factors @ m.item_factors.T).argsort(axis=1) for m in (model, other)]
+    np.testing.assert_array_equal(*ranked)
+
+
+def test_saved_draws_are_whole_and_agree_with_the_study(rows):
+    found = pd.read_csv(RESULTS / "draws-movielens-500.csv")
+    assert found.groupby("question").size().to_dict() == {"attack": 3*8*4*4, "lengths of": 9*4*4, "made on": 9*4*4}
+    clean = rows[(rows.attack == "none") & (rows.k == 100)].set_index(["model", "seed"]).ndcg
+    mine = found.groupby(["model", "seed"]).clean.first()
+    np.testing.assert_allclose(mine, clean.loc[mine.index], atol=1e-5)
+    home = found[(found.question != "attack") & (found.model == found.other)].groupby(["model", "seed", "draw"]).ndcg.agg(np.ptp)
+    assert home.max() < 5e-3  # a model at its own lengths is itself, but for the rounding of a scale
+
+
+@pytest.mark.long
+def test_trial_of_draws(tmp_path):
+    done = run(sys.executable, "-m", "benchmarks.draws", "--quick", "--seeds", "2", "--draws", "2", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    frame = pd.read_csv(tmp_path / "draws-movielens-500.csv")
+    assert len(frame) == (3*8 + 9 + 9)*2*2 and set(frame.columns) == set(pd.read_csv(RESULTS / "draws-movielens-500.csv").columns)
 
 
 @pytest.mark.long
@@ -85,4 +124,4 @@ def test_trial(tmp_path):
     expected = ["comparison-movielens-500.csv", "comparison-movielens-500.md", "comparison-movielens-500.svg", "places-movielens-500.csv"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == expected
     frame = pd.read_csv(tmp_path / "out" / expected[0])
-    assert len(frame) == 8*(1 + 3*3)*2*3 and set(frame.columns) == set(pd.read_csv(RESULTS / expected[0]).columns)
+    assert len(frame) == 13*(1 + 3*3)*2*3 and set(frame.columns) == set(pd.read_csv(RESULTS / expected[0]).columns)
