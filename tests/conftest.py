@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests marked `long`")
-    parser.addoption("--fuzz", type=int, default=400, metavar="N", help="how many inputs test_fuzz.py generates in all")
+    parser.addoption("--fuzz", type=int, default=300, metavar="N", help="how many inputs test_fuzz.py generates in all")
     parser.addoption("--fuzz-seed", type=int, default=42, metavar="SEED", help="which ones: the same for a seed")
 
 

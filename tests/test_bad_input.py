@@ -131,6 +131,12 @@ def checkpoint(note=None, **other):
     return write
 
 
+def narrowed(path):
+    "Larger than what is read at a time, so that a header that promises fewer bytes is believed."
+    np.savez(path, user_factors=np.ones((USERS, 500), np.float32), item_factors=np.ones((ITEMS, 500), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"<f4", b"<f2"))
+
+
 def cut(source, share=.5): return lambda path: path.write_bytes(Path(source).read_bytes()[:int(share * Path(source).stat().st_size)])
 
 
@@ -262,6 +268,8 @@ READ = [  # id, data set, message, files
     ("empty gzip", "bad.tsv.gz", r"bad.tsv.gz: can't be read", {"bad.tsv.gz": b""}),
     ("gzip of nothing", "bad.tsv.gz", r"bad.tsv.gz: can't be read", {"bad.tsv.gz": packed("")}),
     ("blank lines alone", "bad.tsv", r"bad.tsv: ", {"bad.tsv": "\n\n\n"}),
+    ("separators alone", "bad.csv", r"bad.csv: no rows", {"bad.csv": ",,\n,,\n"}),
+    ("two byte order marks", "bad.csv", r"line 2: user id '0' is integer among string ids", {"bad.csv": "\ufeff\ufeff0,1,5\n0,2,5\n"}),
     ("header alone", "bad.csv", r"bad.csv: no rows", {"bad.csv": "user,item,rating\n"}),
     ("header in a folder", "bad", r"trainingset.tsv, line 1: rating 'rating'", split("user\titem\trating\n" + GOOD)),
     ("header in another order", "bad.csv", r"bad.csv, line 1: the header is item, user, rating; the order must be", {"bad.csv": "item,user,rating\n0,1,5\n"}),
@@ -381,6 +389,7 @@ TABLES = [  # of users: id, message, content
     ("a header of 9000 signs", r"bad.npy: not a readable .npy", {"bad.npy": npy("-" * 9000 + "1")}),
     ("a header with a list as key", r"bad.npy: not a readable .npy", {"bad.npy": npy("{[]: 1}")}),
     ("a header of another version", r"bad.npy: not a readable .npy", {"bad.npy": npy(described((12, 4)), version=9)}),
+    ("more than its header says", r"bad.npy: not a readable .npy.*goes on after the array", {"bad.npy": lambda path: path.write_bytes(Path("P.npy").read_bytes().replace(b"<f8", b"<f4"))}),
     ("transposed", r"user_factors: shape \(4, 12\); log has 12 users. Is the table transposed", {"bad.npy": good.T.copy()}),
     ("too few rows", r"user_factors: 11 rows; log has 12 users", {"bad.npy": good[1:]}),
     ("the items'", r"user_factors: 20 rows; log has 12 users", {"bad.npy": np.resize(good, (ITEMS, 4))}),
@@ -438,6 +447,7 @@ WEIGHTS = [  # id, message, content
     ("a .npy", r"bad.npz: not a readable .npz file \(it holds one array", {"bad.npz": cut("P.npy", 1)}),
     ("a zip of something else", r"bad.npz: no array named user_factors, item_factors; it holds readme.txt", {"bad.npz": lambda p: zipfile.ZipFile(p, "w").writestr("readme.txt", "x")}),
     ("an archive of nothing", r"bad.npz: no array named user_factors, item_factors; it holds none", {"bad.npz": npz()}),
+    ("a large table with a damaged header", r"bad.npz: not a readable .npz.*user_factors.npy does not match its checksum", {"bad.npz": narrowed}),
     ("without item factors", r"bad.npz: no array named item_factors; it holds", {"bad.npz": weights(item_factors=None)}),
     ("objects", r"bad.npz: not a readable .npz.*never loaded", {"bad.npz": weights(user_factors=payloads(USERS))}),
     ("ids of objects", r"bad.npz: not a readable .npz.*never loaded", {"bad.npz": weights(user_ids=payloads(USERS))}),
