@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Sharded', 'BLOCK', 'STEPS', 'LOST', 'shard_sizes', 'home', 'table_bytes', 'compact', 'lookup', 'served_step',
-           'Servers', 'Slices', 'blocks_of', 'rows_of', 'put', 'packed', 'ServedTrainer', 'ServerLost', 'role_in',
-           'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
+           'Servers', 'Slices', 'blocks_of', 'rows_of', 'put', 'packed', 'ServedTrainer', 'no_tracing_warnings',
+           'ServerLost', 'role_in', 'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
 
-# %% ../nbs/22_servers.ipynb #3d844488
+# %% ../nbs/22_servers.ipynb #63deec50
 import json, os, socket, time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
@@ -189,7 +190,7 @@ def figures(self: ServedTrainer) -> list[float]:
     margins = margins_of(tf.constant(self.fetch(self.sample)), self.hyper.ones)
     return [float(tf.reduce_mean(tf.nn.softplus(-margins))), float(tf.reduce_mean(tf.cast(margins > 0, tf.float32))), float(self.finite)]
 
-# %% ../nbs/22_servers.ipynb #cac4a8a5
+# %% ../nbs/22_servers.ipynb #f2af0cab
 @patch(as_prop=True)
 def on_disk(self: ServedTrainer) -> tf.train.Checkpoint:
     "What the servers write: every table that has columns."
@@ -202,18 +203,28 @@ def no_rows(self: ServedTrainer) -> Tables: return Tables(*(tf.zeros([0, table.s
 @patch
 def prefix(self: ServedTrainer) -> Path: return self.path.with_name(f"{self.path.stem}.tables-{self.epoch}")
 
+@contextmanager
+def no_tracing_warnings():
+    "TensorFlow makes a function anew for each checkpoint, and warns of that; it is its own way to save."
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try: yield
+    finally: logger.setLevel(level)
+
+# %% ../nbs/22_servers.ipynb #0c23940f
 @patch
 def save(self: ServedTrainer):
     if self.path:
         make_folder(self.path.parent)
         before = set(self.path.parent.glob(f"{self.path.stem}.tables-*"))
-        self.servers.ask(self.on_disk.write, str(self.prefix()))
+        with no_tracing_warnings(): self.servers.ask(self.on_disk.write, str(self.prefix()))
         save_checkpoint(self.path, self.no_rows, self.past, self.spec, self.epoch, self.rows)
         for file in before - set(self.path.parent.glob(f"{self.prefix().name}.*")):
             if file.is_file(): file.unlink()
     self.saved, self.kept = time.monotonic(), self.epoch
 
-# %% ../nbs/22_servers.ipynb #0450f693
+# %% ../nbs/22_servers.ipynb #89d2b8ee
 @patch
 def restore(self: ServedTrainer):
     "Settings and figures from the small file, tables from the servers' own. Raises `DataError`."
@@ -223,7 +234,7 @@ def restore(self: ServedTrainer):
         raise DataError(f"{self.prefix()}: the tables of this checkpoint are missing or damaged ({type(error).__name__}). "
                         f"Every server must see this folder. Remove {self.path} to train anew.") from None
 
-# %% ../nbs/22_servers.ipynb #fa2fb082
+# %% ../nbs/22_servers.ipynb #55b5a60d
 @patch
 def scores(self: ServedTrainer, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     "[users, items] from rows of the table."
@@ -242,7 +253,7 @@ def above(self: ServedTrainer, users: np.ndarray, items: np.ndarray, out: tuple,
         count += np.count_nonzero(scores >= own[:, None], axis=1)
     return count
 
-# %% ../nbs/22_servers.ipynb #e63fbe41
+# %% ../nbs/22_servers.ipynb #1b035bab
 @patch
 def positions(self: ServedTrainer, validating: bool = False, size: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     "`positions` of chapter 02, without a whole table anywhere: blocks of `size` users and items."
@@ -255,7 +266,7 @@ def positions(self: ServedTrainer, validating: bool = False, size: int = 4096) -
         count[block] = self.above(users[block], items[block], (rows[near] - block[0], out[near]), size)
     return count, data.num_items - np.bincount(rows, minlength=len(users))
 
-# %% ../nbs/22_servers.ipynb #db287db9
+# %% ../nbs/22_servers.ipynb #a095f075
 class ServerLost(WorkerLost):
     "A server, or the last worker, ended, froze or never came; what was done since the last checkpoint is lost."
 
@@ -278,7 +289,7 @@ def local_servers(servers: int, workers: int = 1) -> dict[tuple[str, int], str]:
     for s in listening: s.close()
     return {(kind, n): json.dumps(dict(cluster=cluster, task=dict(type=kind, index=n))) for kind in cluster for n in range(len(cluster[kind]))}
 
-# %% ../nbs/22_servers.ipynb #f8e7a547
+# %% ../nbs/22_servers.ipynb #bc57e50d
 def reachable(address: str, seconds: float = 1.) -> bool:
     "Does anybody listen there?"
     host, port = address.rsplit(":", 1)
@@ -290,7 +301,7 @@ def missing(addresses: dict[str, str]) -> list[str]:
     "Those (name: address) that nobody answers for, in words."
     return [f"{name} ({address})" for name, address in addresses.items() if not reachable(address)]
 
-# %% ../nbs/22_servers.ipynb #df8f7378
+# %% ../nbs/22_servers.ipynb #b7a7ac85
 LOST = (TimeoutError, tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
         tf.errors.InternalError, tf.errors.FailedPreconditionError)
 
@@ -313,7 +324,7 @@ class Served(Servers):
         self.pool = ThreadPoolExecutor(1)
         self.coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
 
-# %% ../nbs/22_servers.ipynb #2ab50d61
+# %% ../nbs/22_servers.ipynb #7793352c
 @patch
 def variable(self: Served, fill: float, shape: list, server: int) -> tf.Variable:
     with tf.device(f"/job:ps/task:{server}/device:CPU:0"): return tf.Variable(tf.fill(shape, fill))
@@ -329,7 +340,7 @@ def ask(self: Served, function: Callable, *args):
     raise ServerLost(f"{', '.join(gone) + ' ended' if gone else f'a server or worker answered nothing for {self.timeout:g} s'} ({cause}). "
                      "Start all of them again with --resume: they go on from the last checkpoint.")
 
-# %% ../nbs/22_servers.ipynb #54eadeaa
+# %% ../nbs/22_servers.ipynb #aaca8da3
 def serve(timeout: float = 60.):
     "Be the server or worker that `TF_CONFIG` says, until the chief is gone. Raises `ServerLost` where it never comes, `OSError`."
     cluster, kind, index = role_in(os.environ.get("TF_CONFIG"))

@@ -84,13 +84,15 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     parser.add_argument("--servers", default="1,2,4", help="numbers of servers, with commas")
     args = parser.parse_args()
-    rows = [dict(servers=n, rows=ROWS, width=WIDTH, megabytes=round(held), megabytes_at_most=round(most))
-            for n in map(int, args.servers.split(",")) for held, most in [beyond_empty(n)]]
+    rows = []
+    for n in map(int, args.servers.split(",")):
+        held, most = beyond_empty(n)
+        rows.append(dict(servers=n, rows=ROWS, width=WIDTH, megabytes=round(held), megabytes_at_most=round(most)))
+        print(rows[-1], flush=True)
     with tempfile.NamedTemporaryFile("w", dir=args.out, delete=False) as file:
         pd.DataFrame(rows).to_csv(file, index=False)
     os.chmod(file.name, 0o644)
     os.replace(file.name, args.out/"served-memory.csv")
-    print(pd.DataFrame(rows).to_string(index=False))
 
 
 if __name__ == "__main__":
