@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defending', 'attacking', 'spreading', 'choosing',
-           'writing', 'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'HOW_TO_READ',
-           'quiet_import', 'visible', 'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick',
-           'attack_table', 'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder',
-           'claim', 'some_path', 'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from',
-           'check_selection', 'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words',
-           'saying_how_to_go_on', 'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of',
-           'serves', 'lead', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses',
-           'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets',
-           'audit', 'check_files', 'factors_from', 'warn_of_split', 'audit_record', 'after_audit', 'execute_audit',
-           'shard', 'main']
+           'writing', 'EXIT_CODES', 'app', 'BESIDE', 'PLAIN', 'factors', 'AUDITED', 'FILES', 'quiet_import', 'visible',
+           'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table',
+           'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder', 'claim', 'some_path',
+           'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from', 'check_selection',
+           'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on',
+           'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of', 'serves', 'lead',
+           'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
+           'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
+           'check_files', 'factors_from', 'how_to_read', 'warn_of_split', 'audit_record', 'after_audit',
+           'execute_audit', 'shard', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -750,7 +750,12 @@ def factors_from(options: dict, data) -> dict:
     return {name: getattr(model, name) for name in FILES[:3]}
 
 # %% ../nbs/90_cli.ipynb #e4fc6417
-HOW_TO_READ = "https://apr-tutorial.github.io/apr_tutorial/13_own_data.html#factors-from-anywhere"
+def how_to_read() -> str:
+    "Where the page on factors from anywhere stands, by what is installed."
+    from importlib.metadata import PackageNotFoundError, metadata
+    try: urls = dict(url.split(", ") for url in metadata("apr_tutorial").get_all("Project-URL"))
+    except (PackageNotFoundError, TypeError): urls = {} # run from a tree: no address is known
+    return f"{urls.get('Documentation', 'the tutorial')}/13_own_data.html#factors-from-anywhere"
 
 def warn_of_split(options: dict):
     "Factors from elsewhere and a file that is split here: their model may have seen the test items."
@@ -769,7 +774,7 @@ def after_audit(options: dict) -> list[str]:
     "The same audit in units that mean something, unless it was; and where to read on."
     files = [word for name in (*FILES, "weights") if options[name] is not None for word in (f"--{name.replace('_', '-')}", options[name])]
     call = ["audit", *files, "--dataset", options["dataset"], *(["--seed", options["seed"]] if options["seed"] != 42 else []), "--relative"]
-    return [*([] if options["relative"] else next_steps(call)), f"How to read this, and how to harden the factors: {HOW_TO_READ}"]
+    return [*([] if options["relative"] else next_steps(call)), f"How to read this, and how to harden the factors: {how_to_read()}"]
 
 # %% ../nbs/90_cli.ipynb #cfe65e01
 def execute_audit(options: dict):
