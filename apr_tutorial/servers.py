@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sharded', 'BLOCK', 'STEPS', 'LOST', 'shard_sizes', 'home', 'table_bytes', 'compact', 'lookup', 'served_step',
-           'Servers', 'Slices', 'blocks_of', 'rows_of', 'put', 'packed', 'ServedTrainer', 'no_tracing_warnings',
+           'Servers', 'Slices', 'blocks_of', 'rows_of', 'writer', 'packed', 'ServedTrainer', 'no_tracing_warnings',
            'ServerLost', 'role_in', 'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
 
 # %% ../nbs/22_servers.ipynb #63deec50
@@ -94,8 +94,8 @@ class Slices(Servers):
         found = function(*args)
         return lambda: found
 
-# %% ../nbs/22_servers.ipynb #91faa473
-BLOCK, STEPS = 8192, 32 # rows fetched at a time, and steps handed out at a time
+# %% ../nbs/22_servers.ipynb #a26753b8
+BLOCK, STEPS = 2048, 32 # rows in a message (a server keeps room for several), and steps handed out at a time
 
 def blocks_of(rows: int, size: int = BLOCK) -> list[np.ndarray]:
     "The numbers 0 … rows - 1 in blocks."
@@ -103,9 +103,14 @@ def blocks_of(rows: int, size: int = BLOCK) -> list[np.ndarray]:
 
 def rows_of(table: Sharded, ids: np.ndarray) -> np.ndarray: return tf.nn.embedding_lookup(table.variables, tf.constant(ids)).numpy()
 
-def put(table: Sharded, ids: np.ndarray, values: np.ndarray):
-    "Write `values` into the rows `ids`."
-    table.scatter_update(tf.IndexedSlices(tf.constant(values, tf.float32), tf.constant(ids)))
+def writer(table: Sharded) -> Callable:
+    "A function that writes `values` [n, width] into the rows `ids` [n], and has done so when it returns: blocks under way would heap up at the server."
+    def write(ids, values):
+        table.scatter_update(tf.IndexedSlices(values, ids))
+        return tf.size(ids)
+    shapes = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, table.shape[1]], tf.float32)
+    run = tf.function(write, autograph=False).get_concrete_function(*shapes)
+    return lambda ids, values: run(tf.constant(ids), tf.constant(values, tf.float32)).numpy()
 
 def packed(ids: np.ndarray, p: np.ndarray, q: np.ndarray, bias: np.ndarray|None) -> np.ndarray:
     "The rows `ids` (ascending) of the table that users' and items' factors make: `pack`, block by block."
@@ -133,26 +138,30 @@ class ServedTrainer(Trainer):
         else: self.fill(state)
         self.resumed_at = self.kept = self.epoch
 
-# %% ../nbs/22_servers.ipynb #ec7c068d
+# %% ../nbs/22_servers.ipynb #d88071b2
 @patch
 def fill(self: ServedTrainer, state: np.ndarray|None):
     "Bring the model's factors to the servers, and the optimiser's `state` of another run. Raises `DataError`."
-    factors, parts = self.tables.factors, (self.model.user_factors, self.model.item_factors, self.model.item_bias)
-    for ids in blocks_of(factors.shape[0] - 1): self.servers.ask(put, factors, ids, packed(ids, *parts))
+    put, parts = writer(self.tables.factors), (self.model.user_factors, self.model.item_factors, self.model.item_bias)
+    for ids in blocks_of(self.tables.factors.shape[0] - 1): self.servers.ask(put, ids, packed(ids, *parts))
     if state is None: return
     expected = tuple(self.tables.state.shape)
     if state.shape != expected: raise DataError(f"state: shape {state.shape}, expected {expected} for {self.spec['optimizer']} and this model.")
-    for ids in blocks_of(len(state)): self.servers.ask(put, self.tables.state, ids, state[ids])
+    put = writer(self.tables.state)
+    for ids in blocks_of(len(state)): self.servers.ask(put, ids, state[ids])
 
 @patch
-def fetch(self: ServedTrainer, ids: np.ndarray) -> np.ndarray: return self.servers.ask(rows_of, self.tables.factors, ids)
+def fetch(self: ServedTrainer, ids: np.ndarray) -> np.ndarray:
+    "[n, width] the rows `ids` [n] of the factors."
+    rows = np.empty([len(ids), self.tables.factors.shape[1]], np.float32)
+    for block in blocks_of(len(ids)): rows[block] = self.servers.ask(rows_of, self.tables.factors, ids[block])
+    return rows
 
 @patch
 def finish(self: ServedTrainer):
     if not self.servers.whole: return
     users, width = self.data.num_users, self.tables.factors.shape[1]
-    rows = np.empty([users + self.data.num_items, width], np.float32)
-    for ids in blocks_of(len(rows)): rows[ids[0]:ids[-1] + 1] = self.fetch(ids)
+    rows = self.fetch(np.arange(users + self.data.num_items, dtype=np.int32))
     self.model.assign(rows[:users, :width - self.bias], rows[users:, :width - self.bias], rows[users:, -1] if self.bias else None)
 
 # %% ../nbs/22_servers.ipynb #bc439e72
@@ -301,7 +310,7 @@ def missing(addresses: dict[str, str]) -> list[str]:
     "Those (name: address) that nobody answers for, in words."
     return [f"{name} ({address})" for name, address in addresses.items() if not reachable(address)]
 
-# %% ../nbs/22_servers.ipynb #b7a7ac85
+# %% ../nbs/22_servers.ipynb #fa9b15ed
 LOST = (TimeoutError, tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
         tf.errors.InternalError, tf.errors.FailedPreconditionError)
 
@@ -322,7 +331,8 @@ class Served(Servers):
         self.others = {f"{kind} {n}": address for kind in ("ps", "worker") for n, address in enumerate(cluster[kind])}
         all_there(self.others, timeout)
         self.pool = ThreadPoolExecutor(1)
-        self.coordinator = tf.distribute.coordinator.ClusterCoordinator(tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver()))
+        resolver, coordinator = tf.distribute.cluster_resolver.TFConfigClusterResolver(), tf.distribute.coordinator.ClusterCoordinator
+        self.coordinator = self.ask(lambda: coordinator(tf.distribute.ParameterServerStrategy(resolver)))
 
 # %% ../nbs/22_servers.ipynb #7793352c
 @patch
