@@ -64,7 +64,7 @@ def test_files(log, finished, cli, tmp_path):
     assert {p.name for p in out.iterdir()} == names | {"metrics.csv", "audit.csv", "report.json"}
     report = json.loads((out / "report.json").read_text())
     assert report["schema"] == 1 and report["resumed_from"] is None and report["config"]["relative"] is True
-    assert report.keys() == json.loads((finished / "report.json").read_text()).keys() - {"comparisons", "selection"} | {"audit"}
+    assert report.keys() == json.loads((finished / "report.json").read_text()).keys() - {"comparisons", "selection", "resumptions"} | {"audit"}
     audit, share = report["audit"], [b["users_relative"] for b in report["audit"]["budgets"]]
     assert share == pytest.approx([.25, .5])
     assert [b["users"] for b in audit["budgets"]] == pytest.approx([e * audit["mean_lengths"]["users"] for e in share])

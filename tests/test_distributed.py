@@ -70,7 +70,8 @@ except WorkerLost as error:
 """
 
 
-@pytest.mark.parametrize("fate, limit", [("os.kill(os.getpid(), 9)", 2 + 5), ("os.kill(os.getpid(), 19)", 3 + LIMIT)], ids=["killed", "frozen"])
+@pytest.mark.parametrize("fate, limit", [pytest.param("os.kill(os.getpid(), 9)", 2 + 5, id="killed"),
+                                         pytest.param("os.kill(os.getpid(), 19)", 3 + LIMIT, id="frozen", marks=pytest.mark.long)])
 def test_a_lost_worker(fate, limit, tmp_path):
     code = PAIR % (LIMIT, "import os; " + fate)
     first, second = (start(code, config, tmp_path) for config in local_cluster(2))
@@ -113,6 +114,7 @@ def results(folder):
     return report["results"], {p.name: dict(np.load(p)) for p in folder.glob("weights-*.npz")}
 
 
+@pytest.mark.long
 def test_run_by_two_workers_killed_and_resumed(tmp_path):
     "One worker dies: the other ends within five seconds, exit code 3. Both start again: the report is that of an unbroken run."
     from apr_tutorial.data import synthetic
@@ -175,6 +177,7 @@ if team.chief: print(json.dumps(found), flush=True)
 """
 
 
+@pytest.mark.long
 def test_bytes_on_the_wire(tmp_path):
     "Counted by the kernel, in a network of their own that has nothing but a loopback interface."
     from apr_tutorial.distributed import exchange_bytes, synchronous_bytes

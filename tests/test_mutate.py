@@ -45,6 +45,7 @@ def tried(*options):
     return process.returncode, process.stdout
 
 
+@pytest.mark.long
 def test_the_killed_and_the_survivors_are_told_apart():
     code, said = tried("data", "--tests", "test_data", "--only", "generator", "--at-least", "100")
     assert code == 0 and "2 of 2 killed, 100.0 %; 2 by tests/test_data.py" in said

@@ -135,6 +135,7 @@ with cluster("local"):
 """
 
 
+@pytest.mark.long
 @needs_ray
 def test_tasks_that_fail(tmp_path):
     "A killed process gets two more tries; an answer none; what fails is named; what is finished when somebody stops is kept."
@@ -150,6 +151,7 @@ def test_tasks_that_fail(tmp_path):
     assert lines[6] == "stopped with 1 of 4 tasks done [0] True" and lines[7] == "[0.4, 0.3, 0.2, 0.1]"
 
 
+@pytest.mark.long
 @needs_ray
 def test_a_diverging_seed_is_named(cli, log):
     process = cli(*RUN, "--seeds", "2", "--epochs", "2", "--adversarial-epochs", "1", "--learning-rate", "1e30", "--optimizer", "sgd", "--ray", "local")

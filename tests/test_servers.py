@@ -110,6 +110,7 @@ def test_a_frozen_one(kind, tmp_path):
         assert "answered nothing for 5 s" in text and seconds < 5 + 10
 
 
+@pytest.mark.long
 def test_those_that_never_come(tmp_path):
     "One line and exit code 3, of the chief and of the others."
     run = ["-m", "apr_tutorial", "run", "--dataset", "log.tsv", "--strategy", "parameter-server", "--peer-timeout", "2", "--k", "5"]
