@@ -477,6 +477,7 @@ def team_of(options: dict):
     from apr_tutorial.distributed import MultiWorker, WorkerLost, tf
     from apr_tutorial.servers import Served
     multi = options["strategy"] == "multi-worker"
+    tf.get_logger().setLevel("ERROR") # it warns of each shape that is compiled
     try:
         team = MultiWorker(options["exchange_every"], options["peer_timeout"]) if multi else Served(options["peer_timeout"])
         yield team
