@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Sharded', 'BLOCK', 'STEPS', 'LOST', 'shard_sizes', 'home', 'table_bytes', 'compact', 'lookup', 'served_step',
            'Servers', 'Slices', 'blocks_of', 'rows_of', 'writer', 'packed', 'ServedTrainer', 'no_tracing_warnings',
-           'ServerLost', 'role_in', 'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
+           'ServerLost', 'role_in', 'free_sockets', 'local_servers', 'reachable', 'missing', 'all_there', 'Served',
+           'serve']
 
 # %% ../nbs/22_servers.ipynb #63deec50
 import json, os, socket, time
@@ -275,7 +276,7 @@ def positions(self: ServedTrainer, validating: bool = False, size: int = 4096) -
         count[block] = self.above(users[block], items[block], (rows[near] - block[0], out[near]), size)
     return count, data.num_items - np.bincount(rows, minlength=len(users))
 
-# %% ../nbs/22_servers.ipynb #a095f075
+# %% ../nbs/22_servers.ipynb #eeccc5b5
 class ServerLost(WorkerLost):
     "A server, or the last worker, ended, froze or never came; what was done since the last checkpoint is lost."
 
@@ -291,26 +292,36 @@ def role_in(config: str|None) -> tuple[dict, str, int]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"TF_CONFIG '{config or ''}' names no chief with servers and workers ({type(error).__name__}); {expected}.") from None
 
+# %% ../nbs/22_servers.ipynb #dc04781c
+def free_sockets(count: int) -> list[socket.socket]:
+    "Listening on ports of this machine below those from which the system dials out: else a call to nobody could take one before its server does."
+    found = []
+    for port in np.random.default_rng().permutation(np.arange(20_000, 32_000)).tolist():
+        try: found.append(socket.create_server(("127.0.0.1", port)))
+        except OSError: continue
+        if len(found) == count: return found
+    raise OSError(f"fewer than {count} free ports between 20000 and 32000 on this machine.")
+
 def local_servers(servers: int, workers: int = 1) -> dict[tuple[str, int], str]:
     "By kind and number, `TF_CONFIG` for each process of a cluster on this machine, at ports that are free now."
-    held = iter(listening := [socket.create_server(("127.0.0.1", 0)) for _ in range(1 + servers + workers)])
+    held = iter(listening := free_sockets(1 + servers + workers))
     cluster = {kind: ["%s:%s" % next(held).getsockname() for _ in range(n)] for kind, n in (("chief", 1), ("ps", servers), ("worker", workers))}
     for s in listening: s.close()
     return {(kind, n): json.dumps(dict(cluster=cluster, task=dict(type=kind, index=n))) for kind in cluster for n in range(len(cluster[kind]))}
 
-# %% ../nbs/22_servers.ipynb #bc57e50d
+# %% ../nbs/22_servers.ipynb #5376de2a
 def reachable(address: str, seconds: float = 1.) -> bool:
     "Does anybody listen there?"
     host, port = address.rsplit(":", 1)
-    try: socket.create_connection((host, int(port)), seconds).close()
+    try:
+        with socket.create_connection((host, int(port)), seconds) as dialled: return dialled.getsockname() != dialled.getpeername() # on one machine a call may reach itself
     except OSError: return False
-    return True
 
 def missing(addresses: dict[str, str]) -> list[str]:
     "Those (name: address) that nobody answers for, in words."
     return [f"{name} ({address})" for name, address in addresses.items() if not reachable(address)]
 
-# %% ../nbs/22_servers.ipynb #fa9b15ed
+# %% ../nbs/22_servers.ipynb #a700a3c7
 LOST = (TimeoutError, tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
         tf.errors.InternalError, tf.errors.FailedPreconditionError)
 
@@ -334,7 +345,7 @@ class Served(Servers):
         resolver, coordinator = tf.distribute.cluster_resolver.TFConfigClusterResolver(), tf.distribute.coordinator.ClusterCoordinator
         self.coordinator = self.ask(lambda: coordinator(tf.distribute.ParameterServerStrategy(resolver)))
 
-# %% ../nbs/22_servers.ipynb #7793352c
+# %% ../nbs/22_servers.ipynb #3efd4a61
 @patch
 def variable(self: Served, fill: float, shape: list, server: int) -> tf.Variable:
     with tf.device(f"/job:ps/task:{server}/device:CPU:0"): return tf.Variable(tf.fill(shape, fill))
@@ -350,7 +361,7 @@ def ask(self: Served, function: Callable, *args):
     raise ServerLost(f"{', '.join(gone) + ' ended' if gone else f'a server or worker answered nothing for {self.timeout:g} s'} ({cause}). "
                      "Start all of them again with --resume: they go on from the last checkpoint.")
 
-# %% ../nbs/22_servers.ipynb #aaca8da3
+# %% ../nbs/22_servers.ipynb #a5c82c83
 def serve(timeout: float = 60.):
     "Be the server or worker that `TF_CONFIG` says, until the chief is gone. Raises `ServerLost` where it never comes, `OSError`."
     cluster, kind, index = role_in(os.environ.get("TF_CONFIG"))

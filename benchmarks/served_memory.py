@@ -64,7 +64,8 @@ def measure(servers, rows=ROWS, width=WIDTH):
     found = local_servers(servers)
     with serving(found) as others:
         while not all(Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split() for p in others.values()):
-            pass
+            if any(p.poll() is not None for p in others.values()):
+                raise RuntimeError("a server ended before it began; what it said stands above.")
         pids = [inside(process) for (kind, _), process in others.items() if kind == "ps"]
         command = ["timeout", "-s", "KILL", str(LIMIT), sys.executable, "-c", CHIEF, str(rows), str(width), *pids]
         done = subprocess.run(command, env={**os.environ, "TF_CONFIG": found["chief", 0]}, capture_output=True, text=True)
