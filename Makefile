@@ -21,11 +21,16 @@ help: ## list these targets
 run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and report
 	$(BIN)/apr-tutorial run --dataset auto $(ARGS)
 
-# pytest is last, so that its count of the tests is the last line.
+# Notebooks and tests side by side: one after the other they take half as long again. pytest's last line, which counts the tests,
+# is the last of all, unless a notebook failed: then all that the notebooks said comes after it.
 test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
 	$(BIN)/python tools/check_export.py
-	$(BIN)/nbdev_test --n_workers 1
-	$(BIN)/python -m pytest $(ARGS)
+	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	  $(BIN)/nbdev_test --n_workers 1 >"$$said" 2>&1 & notebooks=$$!; \
+	  echo "The notebooks run beside the tests."; \
+	  $(BIN)/python -m pytest $(ARGS); tests=$$?; \
+	  wait $$notebooks || { cat "$$said"; echo "NOTEBOOKS FAILED: see above."; exit 1; }; \
+	  exit $$tests
 
 test-long: $(VENV)/.installed-dev ## make test on every Python that is present, then the long tests
 	@for version in $(PYTHONS); do \
