@@ -89,8 +89,8 @@ def test_ids_are_numbered_in_sorted_order(kind):
     (["a", "b"], ["c", "5"], "test, line 12: user id '5' is integer among string ids (line 1 has 'a')"),
     (["1", "2"], ["x"], "test, line 11: user id 'x' is string among integer ids (line 1 has '1')"),
     (["1", "x"], ["2"], "train, line 2: user id 'x' is string among integer ids"),
-    (["1", "2"], ["3", "3.5"], "test, line 12: user id '3.5' is a number but not an integer from 0 to 2^63-1. Use"),
-    (["007"], ["1"], "train, line 1: user id '007' is a number with leading zeros, which integers lose (put a letter before it). Use"),
+    (["1", "2"], ["3", "3.5"], "test, line 12: user id '3.5' is a number but not an integer from 0 to 2^63-1. An id is"),
+    (["007"], ["1"], "train, line 1: user id '007' is a number with leading zeros, which integers lose (put a letter before it). An id is"),
     ([], [], "train: no rows; expected user, item, rating")])
 def test_wrong_ids_are_named_with_their_line(first, second, message):
     with pytest.raises(DataError) as error:
