@@ -101,7 +101,7 @@ def test_recommendations(model, data):
     rows = [(data.user_ids[u], data.item_ids[i], s) for u in range(data.num_users) for i, s in zip(*plain_list(model, data, u, 3))]
     assert list(frame.itertuples(index=False, name=None)) == rows
     for k in (0, data.num_items + 1):
-        with pytest.raises(DataError, match=f"expected 1 to {data.num_items}"):
+        with pytest.raises(DataError, match=f"expected a whole number from 1 to {data.num_items}"):
             recommend(model, data, k)
     assert len(recommend(model, data, 1)) == data.num_users
     assert len(recommend(model, data, data.num_items)) == sum(len(candidates(data, u, False)) for u in range(data.num_users))
@@ -189,7 +189,7 @@ def test_lengths_of_lists():
     check_k(data, [1, most])
     for wrong in (0, -1, most + 1):
         for use in (lambda: check_k(data, [1, wrong]), lambda: evaluate(model, data, k=[wrong])):
-            with pytest.raises(DataError, match=f"k {wrong}: expected 1 to {most}"):
+            with pytest.raises(DataError, match=f"k {wrong}: expected a whole number from 1 to {most}"):
                 use()
     assert evaluate(model, data).lists.shape == (len(data.test_users), 100)
     bare = evaluate(model, data, lists=False)
