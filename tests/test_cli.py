@@ -317,7 +317,8 @@ def test_the_next_call_can_be_copied(folder, tmp_path, cli):
 def test_output_without_arrows(finished, folder, cli):
     "Where the encoding of the output has no arrows, plain letters stand for them."
     done = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", folder, "--k", "5", "--attacks", "pgd", env={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0 and "->" in done.stdout and "?" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "->" in done.stdout, done.stdout + done.stderr
+    assert "?" not in re.sub(r"[a-z]\? ", " ", done.stdout), done.stdout  # but for questions, such as a warning asks
 
 
 @pytest.mark.parametrize("columns", [80, 60])
