@@ -86,6 +86,7 @@ def same_report(one, other):
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 
 
+@pytest.mark.long
 @needs_ray
 def test_eight_seeds(cli, log):
     "With Ray as without; on standard output and standard error nothing of Ray's own."
