@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
            'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
-           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'local_cluster', 'MultiWorker', 'start_up_limit',
-           'heartbeats', 'unless_lost']
+           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'free_sockets', 'local_cluster', 'MultiWorker',
+           'start_up_limit', 'heartbeats', 'unless_lost']
 
 # %% ../nbs/21_distributed.ipynb #afb453b3
 import ctypes, functools, json, operator, os, signal, socket, subprocess, sys, threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
+from fastcore.basics import patch
 from .data import DataError, Interactions, generator
 from .model import (OPTIMIZERS, Adversary, Batch, Hyper, Moment, Optimizer, RecommenderModel, Tables, Trainer,
                                 adversarial_part, batch_ids, batch_of, bpr_gradients, bpr_weights, moment_of)
@@ -116,8 +118,6 @@ class SharedTrainer(Trainer):
             if table.shape[1]: table[first:first + len(rows)].assign(values)
 
 # %% ../nbs/21_distributed.ipynb #3dec0acb
-from fastcore.basics import patch
-
 @patch
 def draw(self: SharedTrainer, epoch: int) -> tf.Tensor:
     "[batches, 3B] this worker's triples of the epoch; with `every`, filled up to what the longest epoch of all needs."
@@ -169,7 +169,7 @@ def compile(self: SharedTrainer):
 @patch
 def save(self: SharedTrainer):
     if self.checkpointed: self.whole()
-    if self.past: self.past = self.past.__class__([self.team.sum(self.owned(old)) for old in self.past], self.past.maxlen)
+    if self.past: self.past = deque([self.team.sum(self.owned(old)) for old in self.past], self.past.maxlen)
     Trainer.save(self)
 
 @patch
@@ -276,9 +276,18 @@ def rank_in(config: str|None) -> int:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}); {expected}.") from None
 
+def free_sockets(count: int) -> list[socket.socket]:
+    "Listening on ports of this machine below those from which the system dials out: else a call to nobody could take one before its server does."
+    found = []
+    for port in np.random.default_rng().permutation(np.arange(20_000, 32_000)).tolist():
+        try: found.append(socket.create_server(("127.0.0.1", port)))
+        except OSError: continue
+        if len(found) == count: return found
+    raise OSError(f"fewer than {count} free ports between 20000 and 32000 on this machine.")
+
 def local_cluster(workers: int) -> list[str]:
     "`TF_CONFIG` for each of so many workers of this machine, at ports that are free now."
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]
+    held = free_sockets(workers)
     addresses = ["%s:%s" % s.getsockname() for s in held]
     for s in held: s.close()
     return [json.dumps(dict(cluster=dict(worker=addresses), task=dict(type="worker", index=rank))) for rank in range(workers)]

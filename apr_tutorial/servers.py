@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'STEPS', 'LOST', 'shard_sizes', 'home', 'table_bytes', 'compact', 'lookup', 'served_step', 'Servers',
            'Slices', 'blocks_of', 'rows_of', 'writer', 'packed', 'ServedTrainer', 'no_tracing_warnings', 'ServerLost',
-           'role_in', 'free_sockets', 'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
+           'role_in', 'local_servers', 'reachable', 'missing', 'all_there', 'Served', 'serve']
 
 # %% ../nbs/22_servers.ipynb #63deec50
 import json, os, socket, time
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 from .data import DataError, Interactions, generator
-from .distributed import WorkerLost
+from .distributed import WorkerLost, free_sockets
 from .evaluator import excluded
 from .model import (OPTIMIZERS, Adversary, Hyper, Moment, Optimizer, RecommenderModel, Tables, Trainer, load_checkpoint, make_folder,
                                 margins_of, moment_of, numbers, sample_ids, save_checkpoint, train_step, values_of, whole_of, with_values)
@@ -292,15 +292,6 @@ def role_in(config: str|None) -> tuple[dict, str, int]:
         raise DataError(f"TF_CONFIG '{config or ''}' names no chief with servers and workers ({type(error).__name__}); {expected}.") from None
 
 # %% ../nbs/22_servers.ipynb #dc04781c
-def free_sockets(count: int) -> list[socket.socket]:
-    "Listening on ports of this machine below those from which the system dials out: else a call to nobody could take one before its server does."
-    found = []
-    for port in np.random.default_rng().permutation(np.arange(20_000, 32_000)).tolist():
-        try: found.append(socket.create_server(("127.0.0.1", port)))
-        except OSError: continue
-        if len(found) == count: return found
-    raise OSError(f"fewer than {count} free ports between 20000 and 32000 on this machine.")
-
 def local_servers(servers: int, workers: int = 1) -> dict[tuple[str, int], str]:
     "By kind and number, `TF_CONFIG` for each process of a cluster on this machine, at ports that are free now."
     held = iter(listening := free_sockets(1 + servers + workers))

@@ -1,4 +1,5 @@
 """What the tests share."""
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from address import names
 
@@ -62,6 +64,23 @@ def background(*command, cwd, env=None):
                 break
             sign = 0 if attempt < 40 else signal.SIGKILL  # 0: only look whether anybody is left
             time.sleep(0.5)
+
+
+def write_log(path):
+    "A small log of generated interactions, whose test items come last."
+    from apr_tutorial.data import synthetic
+
+    toy = synthetic(80, 120, activity=20)
+    rows = [f"{u}\t{i}\t1\t{n}" for n, (u, i) in enumerate([*zip(toy.users, toy.items), *zip(toy.test_users, toy.test_items)])]
+    path.write_text("\n".join(rows), encoding="utf-8")
+
+
+def assert_same_results(*folders):
+    "Two runs came to the same rows and, bit for bit, to the same weights."
+    reports = [json.loads((folder / "report.json").read_text(encoding="utf-8"))["results"] for folder in folders]
+    weights, again = ({p.name: dict(np.load(p)) for p in folder.glob("weights-*.npz")} for folder in folders)
+    assert reports[0] == reports[1] and weights.keys() == again.keys()
+    assert all((weights[name][key] == again[name][key]).all() for name in weights for key in weights[name])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, assert_same_results, run, write_log
 
 from apr_tutorial.distributed import local_cluster
 
@@ -109,19 +109,10 @@ def run_pair(folder, *options):
     return said
 
 
-def results(folder):
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return report["results"], {p.name: dict(np.load(p)) for p in folder.glob("weights-*.npz")}
-
-
 @pytest.mark.long
 def test_run_by_two_workers_killed_and_resumed(tmp_path):
     "One worker dies: the other ends within five seconds, exit code 3. Both start again: the report is that of an unbroken run."
-    from apr_tutorial.data import synthetic
-
-    toy = synthetic(80, 120, activity=20)
-    rows = [f"{u}\t{i}\t1\t{n}" for n, (u, i) in enumerate([*zip(toy.users, toy.items), *zip(toy.test_users, toy.test_items)])]
-    (tmp_path / "log.tsv").write_text("\n".join(rows), encoding="utf-8")
+    write_log(tmp_path / "log.tsv")
     said = run_pair(tmp_path, "--out", "whole")
     assert "apr" in said[0][0] and not said[1][0].strip() and "WARNING" not in said[0][1] + said[1][1]
     chief, other = (start([*RUN, "--out", "killed"], config, tmp_path) for config in local_cluster(2))
@@ -139,9 +130,7 @@ def test_run_by_two_workers_killed_and_resumed(tmp_path):
     assert len([line for line in err.splitlines() if line.startswith("error: another worker has ended")]) == 1 and "Traceback" not in err
     assert not (tmp_path / "killed/report.json").exists()
     run_pair(tmp_path, "--out", "killed", "--resume")
-    (first, weights), (second, again) = results(tmp_path / "whole"), results(tmp_path / "killed")
-    assert first == second and weights.keys() == again.keys()
-    assert all((weights[name][key] == again[name][key]).all() for name in weights for key in weights[name])
+    assert_same_results(tmp_path / "whole", tmp_path / "killed")
 
 
 COUNTED = """

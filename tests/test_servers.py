@@ -1,5 +1,4 @@
 """Parameter servers: several processes of this machine hold the tables of one run; and what becomes of the run when one of them is gone."""
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_same_results, write_log
 
 from apr_tutorial.servers import local_servers
 
@@ -142,11 +141,6 @@ RUN = ["-m", "apr_tutorial", "run", "--dataset", "log.tsv", "--epochs", "12", "-
        "--strategy", "parameter-server", "--batch-size", "64", "--checkpoint-every", "1", "--peer-timeout", "30"]
 
 
-def results(folder):
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return report["results"], {p.name: dict(np.load(p)) for p in folder.glob("weights-*.npz")}
-
-
 def run_whole(folder, *options, servers=2):
     call = [*RUN, *options]
     with cluster(folder, call, servers, other=call) as found:
@@ -159,11 +153,7 @@ def run_whole(folder, *options, servers=2):
 @pytest.mark.long
 def test_run_on_servers_killed_and_resumed_on_more(tmp_path):
     "A server of two dies: exit code 3. The run goes on with three, and its report is that of an unbroken run."
-    from apr_tutorial.data import synthetic
-
-    toy = synthetic(80, 120, activity=20)
-    rows = [f"{u}\t{i}\t1\t{n}" for n, (u, i) in enumerate([*zip(toy.users, toy.items), *zip(toy.test_users, toy.test_items)])]
-    (tmp_path / "log.tsv").write_text("\n".join(rows), encoding="utf-8")
+    write_log(tmp_path / "log.tsv")
     run_whole(tmp_path, "--out", "whole")
     call = [*RUN, "--out", "killed"]
     with cluster(tmp_path, call, other=call) as found:
@@ -177,9 +167,7 @@ def test_run_on_servers_killed_and_resumed_on_more(tmp_path):
     assert [line for line in err.splitlines() if line.startswith("error: ps 1 (127.0.0.1:")], err
     assert not (tmp_path / "killed/report.json").exists()
     run_whole(tmp_path, "--out", "killed", "--resume", servers=3)
-    (first, weights), (second, again) = results(tmp_path / "whole"), results(tmp_path / "killed")
-    assert first == second and weights.keys() == again.keys()
-    assert all((weights[name][key] == again[name][key]).all() for name in weights for key in weights[name])
+    assert_same_results(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.long
