@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # What `make test-long` tries; the same list stands in .github/workflows/test.yml.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-# Fewer of TensorFlow's start-up notes, which bury what the commands print. (2.21 heeds it only in part.)
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Without TensorFlow's start-up notes, which bury what the commands print: at 2 a machine without an accelerator still hears of it.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help

@@ -85,8 +85,10 @@ def assert_same_results(*folders):
 
 @pytest.fixture
 def cli(tmp_path):
-    "`cli(*args, env=…)` runs the command line in a process of its own, in an empty folder."
-    return lambda *args, **options: run(sys.executable, "-m", "apr_tutorial", *args, **{"cwd": tmp_path, **options})
+    """`cli(*args, env=…)` runs the command line in a process of its own, in an empty folder, with TensorFlow's notes at the
+    level that the command line itself chooses."""
+    return lambda *args, env=None, **options: run(sys.executable, "-m", "apr_tutorial", *args, env={"TF_CPP_MIN_LOG_LEVEL": None, **(env or {})},
+                                                  **{"cwd": tmp_path, **options})
 
 
 @pytest.fixture
