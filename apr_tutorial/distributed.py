@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
-           'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
+           'own_part', 'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
            'SynchronousTrainer', 'WorkerLost', 'rank_in', 'free_sockets', 'local_cluster', 'MultiWorker',
            'start_up_limit', 'heartbeats', 'unless_lost']
 
@@ -96,14 +96,28 @@ def simulate(workers: int, work: Callable, every: int|None = None, team: type = 
     for error in sorted(failed, key=lambda e: isinstance(e, threading.BrokenBarrierError)): raise error
     return found
 
+# %% ../nbs/21_distributed.ipynb #1bc07318
+def own_part(data: Interactions, team: Team) -> tuple[Interactions, np.ndarray]:
+    "A worker's part of the data, and whose it is [U]: a share of the whole, or the part itself that a worker has read. Raises `DataError`."
+    mine = getattr(data, "mine", None) # of a `Shard`, see chapter 23
+    if mine is None:
+        mine = owners(data, team.world) == team.rank
+        return part_of(data, mine), mine
+    workers = team.sum(mine.astype(np.int32)).numpy()
+    for row in np.flatnonzero(workers != 1)[:1]:
+        raise DataError(f"{data.name}: row {row} of the users belongs to {workers[row]} of {team.world} workers, expected 1. "
+                        "Give each worker its own part: load_shard(folder, team.rank, team.world).")
+    return data, mine
+
 # %% ../nbs/21_distributed.ipynb #76a73e78
 class SharedTrainer(Trainer):
     "A worker's run of `fit`: own users, shared items."
     def __init__(self, team: Team, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None,
                  checkpoint: Path|None, *more):
-        self.team, self.mine = team, owners(data, team.world) == team.rank
+        self.team, (part, self.mine) = team, own_part(data, team)
         spec = spec | dict(workers=team.world, exchange_every=team.every)
-        super().__init__(model, part_of(data, self.mine), spec, adversary, checkpoint if team.chief else None, *more)
+        if part is data: spec["data"] = int(team.sum(np.array((team.rank + 1)*spec["data"]))) # of all parts
+        super().__init__(model, part, spec, adversary, checkpoint if team.chief else None, *more)
         self.checkpointed = checkpoint is not None
         self.batches = -(-len(self.data.pairs)//spec["batch_size"])
         self.longest = int(max(team.sum(np.where(np.arange(team.world) == team.rank, self.batches, 0))))
@@ -242,6 +256,7 @@ class SynchronousTrainer(Trainer):
     "A worker's run of `fit` where all make the same steps: `strategy=team.synchronous`. Every worker holds all tables at any time."
     def __init__(self, team: Team, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None,
                  checkpoint: Path|None, *more):
+        if hasattr(data, "mine"): raise DataError(f"{data.name}: synchronous steps draw from all users, and this is a part. Load the whole.")
         super().__init__(model, data, spec, adversary, checkpoint if team.chief else None, *more)
         self.team, self.adversary, self.rule = team, adversary, OPTIMIZERS[spec["optimizer"]]
         keep_up(self)

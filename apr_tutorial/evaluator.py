@@ -20,7 +20,7 @@ from scipy import stats
 
 # %% ../nbs/02_evaluator.ipynb #24c877be
 from .data import DataError, Interactions, generator
-from .model import RecommenderModel, check_fits, write_safely
+from .model import RecommenderModel, check_fits, check_ids, write_safely
 
 # %% ../nbs/02_evaluator.ipynb #bd2f583f
 BLOCK = 256 # users at a time
@@ -176,6 +176,7 @@ def recommend(model: RecommenderModel, data: Interactions, k: int = 100) -> pd.D
     "Columns user, item, score: each user's best k candidates in order, original ids; training items are never among them."
     if not (isinstance(k, (int, np.integer)) and 1 <= k <= data.num_items):
         raise DataError(f"k {k}: expected a whole number from 1 to {data.num_items}, the number of items of {data.name}.")
+    check_ids(data)
     items, scores = top_items(model, data, k)
     real = items >= 0
     users = np.repeat(data.user_ids, real.sum(axis=1))

@@ -175,6 +175,55 @@ def test_a_part_trains(made):
     assert changed.any() and not changed[~part.mine].any()
 
 
+@pytest.mark.parametrize("every", [None, 3])
+def test_workers_read_their_shards(every, made, monkeypatch, tmp_path):
+    """Workers that read shards come to what workers with the whole come to where users have the same owners, to the bit; also when
+    stopped and resumed. Whoever has another part, none, or one that another has, is refused."""
+    from apr_tutorial import distributed
+    from apr_tutorial.apr import APR
+    from apr_tutorial.model import BPRMF, fit
+    folder, whole = made
+    parts = [load_shard(folder, rank, 2) for rank in range(2)]
+    dealt = np.select([part.mine for part in parts], range(2), -1)
+    assert (dealt >= 0).all()
+
+    def trained(data_of, epochs=(3,), checkpoint=None):
+        def work(team):
+            for n in epochs:
+                model = BPRMF(whole.num_users, whole.num_items, 4, seed=0)
+                fit(model, data_of(team), n, batch_size=16, adversary=APR(), progress=False, strategy=team, checkpoint=checkpoint)
+            return model
+        return distributed.simulate(2, work, every)
+
+    monkeypatch.setattr(distributed, "owners", lambda data, workers: dealt)
+    expected = trained(lambda team: whole)
+    for found in (trained(lambda team: parts[team.rank]), trained(lambda team: parts[team.rank], (1, 3), tmp_path / "checkpoint.npz")):
+        for model in found:
+            np.testing.assert_array_equal(model.user_factors, expected[0].user_factors)
+            np.testing.assert_array_equal(model.item_factors, expected[0].item_factors)
+    with pytest.raises(DataError, match="belongs to 2 of 2 workers, expected 1. Give each worker its own part"):
+        trained(lambda team: parts[dealt[0]])
+    with pytest.raises(DataError, match="belongs to 0 of 2"):
+        trained(lambda team: load_shard(folder, team.rank))
+    with pytest.raises(DataError, match="the training data differ"):  # the two parts exchanged
+        trained(lambda team: parts[1 - team.rank], checkpoint=tmp_path / "checkpoint.npz")
+    with pytest.raises(DataError, match="synchronous steps draw from all users"):
+        distributed.simulate(2, lambda team: fit(BPRMF(whole.num_users, whole.num_items, 4), parts[team.rank], 1, strategy=team.synchronous))
+
+
+def test_a_part_is_not_taken_for_the_whole(made, tmp_path):
+    "Rows of all users and ids of some: what would pair them is refused."
+    from apr_tutorial.evaluator import recommend
+    from apr_tutorial.model import BPRMF, Lists, save_weights
+    folder, whole = made
+    part, model = load_shard(folder, 1), BPRMF(whole.num_users, whole.num_items, 4, seed=0)
+    for misuse in (lambda: save_weights(tmp_path / "w.npz", model, part), lambda: Lists(model, part), lambda: recommend(model, part, 3)):
+        with pytest.raises(DataError, match="a part that knows the ids of"):
+            misuse()
+    assert not list(tmp_path.iterdir())
+    assert len(recommend(model, load_shard(folder, 0, world=1), 3))
+
+
 def altered(path, key, change):
     table = pq.read_table(path)
     metadata = dict(table.schema.metadata)
