@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from apr_tutorial import evaluator
 from apr_tutorial.data import DataError, Interactions, synthetic
 from apr_tutorial.evaluator import (Metrics, blocks, check_k, curve, evaluate, excluded, gini, interval, positions, recommend, table, tail, top_items,
                                     write_ranksys)
@@ -152,6 +153,18 @@ def test_gini_and_tail():
         if share == .8:
             np.testing.assert_array_equal(tail(popularity), ~head)
     assert not tail(np.array([4, 1, 0]), .8)[0] and tail(np.array([4, 1, 0]), .8)[1]  # exactly four fifths are enough
+
+
+@pytest.mark.parametrize("cells", [1, 90, 12_000])
+def test_a_large_catalogue_gets_smaller_blocks(cells, monkeypatch):
+    "30 items: blocks of 1, 3 and 256 users, however the users come; each user is in one of them, with the scores of this user."
+    model, users = Factors(np.random.default_rng(0).normal(size=(600, 5)), np.random.default_rng(1).normal(size=(30, 5))), np.random.default_rng(2).permutation(600)[:500]
+    monkeypatch.setattr(evaluator, "CELLS", cells)
+    found = [(chosen, scores.copy()) for chosen, scores in blocks(model, users)]
+    assert max(len(chosen) for chosen, _ in found) <= min(256, max(1, cells // 30))
+    chosen, scores = (np.concatenate(parts) for parts in zip(*found))
+    np.testing.assert_array_equal(np.sort(chosen), np.arange(500))
+    np.testing.assert_allclose(scores, model.user_factors[users[chosen]] @ model.item_factors.T, atol=1e-5)
 
 
 def test_scores_that_could_be_infinite_are_refused():

@@ -33,6 +33,11 @@ def test_each_changes_one_place():
         assert different == [mutant.line] and len(mutant.source.splitlines()) == len(SOURCE.splitlines())
 
 
+def test_a_bare_raise_has_no_inside():
+    made = mutate.mutants("small", "def f():\n    try: g()\n    except ValueError:\n        raise\n")
+    assert [(m.line, m.change) for m in made] == [(2, "g() → pass"), (4, "raise → pass")]
+
+
 @pytest.mark.long
 def test_what_no_test_can_tell_is_still_there():
     made = {(m.module, m.function, m.change) for module in mutate.TESTS for m in mutate.mutants(module, (ROOT / "apr_tutorial" / f"{module}.py").read_text(encoding="utf-8"))}

@@ -58,10 +58,6 @@ EQUIVALENT = {
     ("data", "check_test", "f.u.to_numpy(np.int64) << 32 → f.u.to_numpy(np.int64) << 33"): "a bit more between user and item",
     ("data", "interactions", "drop=True → drop=False"): "the old index becomes a column that nobody reads",
     ("data", "interactions", 'f.get("rating", 1) → f.get("rating", 2)'): "any rating above 0 is an interaction",
-    ("data", "read_rows", "pd.read_csv(… encoding='utf-8-sig') → without"): "pandas takes a byte order mark away itself",
-    ("data", "read_rows", "encoding=\"utf-8-sig\" → encoding='utf-8'"): "pandas takes a byte order mark away itself",
-    ("data", "read_rows", "low_memory=False → low_memory=True"): "speed; all columns are text",
-    ("data", "sha256", "Path(path) → path"): "a convenience for who passes a text",
     ("data", "digest_of", "Path(path) → path"): "a convenience for who passes a text",
     ("data", "TIMEOUT", "5 → 6"): "how patient one is",
     ("data", "TIMEOUT", "20 → 21"): "how patient one is",
@@ -71,11 +67,14 @@ EQUIVALENT = {
     ("data", "synthetic", "np.argsort(… axis=1) → without"): "the last axis is the default",
     ("data", "synthetic", '{"user": users, "item": items, "rating": 1} → {"user": users, "item": items, "rating": 2}'): "any rating above 0 is an interaction",
     ("data", "synthetic", "ignore_index=True → ignore_index=False"): "`interactions` numbers rows anew where numbers repeat",
-    ("evaluator", "BLOCK", "BLOCK=256 → BLOCK=257"): "speed and memory",
+    **{("evaluator", "", change): "speed and memory" for change in ("CELLS=256 → CELLS=257", "2 ** 26 → 2 * 26", "2**26 → 3**26", "2**26 → 2**27")},
+    ("evaluator", "blocks", "max(1, min(BLOCK, CELLS//len(q))) → max(2, min(BLOCK, CELLS//len(q)))"): "for more than 2^26 items",
+    ("evaluator", "blocks", "CELLS // len(q) → CELLS / len(q)"): "less than BLOCK only for more than 2^18 items",
+    ("evaluator", "blocks", "len(chosen) < size → len(chosen) <= size"): "a copy",
+    ("evaluator", "blocks", "np.matmul(… out=memory) → without"): "memory",
     ("evaluator", "blocks", "initial=0 → initial=1"): "of the minimum: it counts where entries are negative",
     ("evaluator", "blocks", "0 if b is None else farthest(b) → 1 if b is None else farthest(b)"): "1 beside the largest float32 is nothing",
     ("evaluator", "blocks", "largest < float(np.finfo(np.float32).max) → largest <= float(np.finfo(np.float32).max)"): "one number, to either side of which all is tested",
-    ("evaluator", "blocks", "np.matmul(… out=memory[:len(part)]) → without"): "memory",
     ("evaluator", "excluded", "np.append(data.validation_users, -1) → np.append(data.validation_users, -2)"): "any number that is no user",
     ("evaluator", "excluded", "np.argsort(… kind='stable') → without"): "within a user the order has no meaning",
     ("evaluator", "excluded", "kind=\"stable\" → kind='quicksort'"): "within a user the order has no meaning",
@@ -173,7 +172,8 @@ def of_statement(node):
 def changes(node, function="", shown=None):
     "(function, node, replacement, what to show of it) of everything below `node` that is to be tested."
     if isinstance(node, (ast.Raise, ast.Expr)):  # an argument alone would be no statement, and trivially wrong after `raise`
-        (node.exc if isinstance(node, ast.Raise) else node.value).is_statement = True
+        if inner := node.exc if isinstance(node, ast.Raise) else node.value:  # a bare `raise` has none
+            inner.is_statement = True
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         if node.name.startswith("plot_") or node.name in UNTESTED:
             return
