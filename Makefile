@@ -21,11 +21,15 @@ help: ## list these targets
 run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and report
 	$(BIN)/apr-tutorial run --dataset auto $(ARGS)
 
+# What XLA has compiled is kept for the processes of one command, most of which train the same shapes; no bit depends on it.
+KEEP_COMPILED = compiled=$$(mktemp -d); trap 'rm -rf "$$compiled"' EXIT; trap 'exit 143' INT TERM; \
+	  export TF_XLA_FLAGS="$$TF_XLA_FLAGS --tf_xla_persistent_cache_directory=$$compiled";
+
 # Notebooks and tests side by side: one after the other they take half as long again. pytest's last line, which counts the tests,
 # is the last of all, unless a notebook failed: then all that the notebooks said comes after it.
 test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
 	$(BIN)/python tools/check_export.py
-	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	@$(KEEP_COMPILED) said="$$compiled/notebooks.txt"; \
 	  $(BIN)/nbdev_test --n_workers 1 >"$$said" 2>&1 & notebooks=$$!; \
 	  echo "The notebooks run beside the tests."; \
 	  $(BIN)/python -m pytest $(ARGS); tests=$$?; \
@@ -52,13 +56,13 @@ export: $(VENV)/.installed-dev ## write apr_tutorial/ from the notebooks, and cl
 	$(BIN)/nbdev_clean
 
 notebooks: $(VENV)/.installed-dev ## run the notebooks in place on movielens-500
-	$(BIN)/python tools/run_notebooks.py $(ARGS)
+	@$(KEEP_COMPILED) $(BIN)/python tools/run_notebooks.py $(ARGS)
 
 # Jupyter refuses to run as root, which in a container is who one is.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lab: $(VENV)/.installed-dev ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) nbs/index.ipynb
+	@$(KEEP_COMPILED) $(BIN)/jupyter lab $(AS_ROOT) $(ARGS) nbs/index.ipynb
 
 site: quarto $(VENV)/.installed-dev ## render the website into _docs/ (needs Quarto)
 	$(BIN)/nbdev_docs

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="long: make test-long runs it"))
+
+
+def pytest_configure(config):
+    "What XLA has compiled is kept for the processes of this run, as `make test` does for all that it runs; test_resume.py has a run without."
+    if "persistent_cache" not in os.environ.get("TF_XLA_FLAGS", ""):
+        compiled = tempfile.mkdtemp()
+        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+        os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_persistent_cache_directory={compiled}".strip()
 
 
 def run(*command, cwd=ROOT, env=None, timeout=600):
