@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,27 @@ def accuracy(dataset: str, epochs: int, seeds: range, plans: list[tuple[int, int
     return pd.DataFrame(rows)
 
 
+def curves(dataset: str, epochs: int, plans: list[tuple[int, int | None]], every: int = 20) -> pd.DataFrame:
+    "HR@K of APR after every so many epochs, of one seed, from BPR of as many epochs. Where is the top, and when?"
+    from apr_tutorial.data import load_dataset, progress_bar
+    from apr_tutorial.distributed import simulate
+    from apr_tutorial.evaluator import evaluate
+    from apr_tutorial.model import BPRMF, copy_of, fit
+
+    data, rows = load_dataset(dataset, progress=False), []
+    for workers, exchanged in progress_bar(f"{data.name}, curves", iterable=plans):
+        def trained(team):
+            model, epoch = BPRMF(data.num_users, data.num_items, seed=1), count(1)
+            fit(model, data, epochs, seed=(1, 0), progress=False, strategy=team)
+            model = copy_of(model, "apr")
+            hr = lambda m: evaluate(m, data, [K], lists=False).hr(K) if next(epoch) % every == 0 else np.nan  # noqa: E731
+            frame = fit(model, data, epochs, seed=(1, 1), adversary=adversaries()["apr"], monitor=lambda m: {"hr": hr(m)}, progress=False, strategy=team).frame
+            return frame[["epoch", "hr"]].dropna()
+
+        rows.append((trained(None) if workers == 1 else simulate(workers, trained, exchanged)[0]).assign(workers=workers, every=exchanged))
+    return pd.concat(rows).round(6)[["workers", "every", "epoch", "hr"]]
+
+
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     "Speed beside one worker."
     alone = rows[rows.workers == 1].set_index("kind").seconds
@@ -147,10 +169,22 @@ def chart(rows: pd.DataFrame, value: str, label: str):
     return figure
 
 
+def lines(rows: pd.DataFrame):
+    "HR@K against the epoch, a line for each way to share."
+    from apr_tutorial.charts import add_legend, new_figure
+
+    figure, (ax,) = new_figure()
+    for (workers, every), mine in rows.fillna({"every": 0}).groupby(["workers", "every"]):
+        ax.plot(mine.epoch, mine.hr, label=f"{workers} workers" + (f", every {every:g}" if every else ""))
+    ax.set(xlabel="epochs of APR", ylabel=f"HR@{K}")
+    add_legend(ax)
+    return figure
+
+
 def main():
     parser = study_parser("scale_out", __doc__, "movielens-1m", seeds=3)
     parser.add_argument("--epochs", type=int, help="epochs of the accuracy (default: 100); of the times a tenth")
-    parser.add_argument("--part", choices=("accuracy", "times"), help="one part only")
+    parser.add_argument("--part", choices=("accuracy", "curves", "times"), help="one part only")
     for name in ("--worker", "--rank", "--workers"):
         parser.add_argument(name, type=Path if name == "--worker" else int, help="used by the program itself")
     args = parser.parse_args()
@@ -158,7 +192,7 @@ def main():
     if args.worker:
         return work(args.worker, args.dataset, epochs, args.rank, args.workers)
     name, about = Path(args.dataset).name, circumstances(("tensorflow", "numpy"), epochs=epochs)
-    if args.part != "accuracy":
+    if args.part in (None, "times"):
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
@@ -166,8 +200,12 @@ def main():
             rows = summary(pd.concat([timed(args.dataset, max(2, epochs//10), w, Path(folder)) for w in counts], ignore_index=True)).assign(cores=cores())
         text = f"# Seconds and bytes of several workers on {args.dataset}\n\n{about}.\n\nOne core for each worker, {cores()} cores in all. seconds: of an epoch, or of a sum of size bytes. speed: against one worker.\n\n{markdown(rows.to_dict('records'))}"
         write_results(args.out, f"scale-out-times-{name}", rows.round(6).to_dict("records"), text, chart(rows, "speed", "times as fast as one"))
-    if args.part != "times":
-        plans = [(1, None), (2, None), (8, None)] if args.quick else [(1, None), (2, None), (8, None), (8, 60)]
+    plans = [(1, None), (2, None), (8, None)] if args.quick else [(1, None), (2, None), (8, None), (8, 60)]
+    if args.part in (None, "curves"):
+        rows = curves(args.dataset, epochs, plans, max(1, epochs//20))
+        text = f"# HR@{K} of APR, epoch by epoch, by several workers on {args.dataset}\n\n{about}.\n\nSeed 1. every: steps between exchanges; none: once an epoch.\n\n{markdown(rows.fillna('').to_dict('records'))}"
+        write_results(args.out, f"scale-out-curves-{name}", rows.to_dict("records"), text, lines(rows))
+    if args.part in (None, "accuracy"):
         rows = accuracy(args.dataset, epochs, range(1, args.seeds + 1), plans)
         means = rows.assign(every=rows.every.fillna(0)).groupby(["kind", "workers", "every"])[["hr", "hr_fgsm"]].agg(["mean", "std"])
         means.columns = [" ".join(c) for c in means.columns]

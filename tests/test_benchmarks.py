@@ -1,4 +1,5 @@
 """The benchmarks: their arithmetic, their workers, and a trial of each."""
+import importlib.util
 import math
 import operator
 import os
@@ -244,7 +245,7 @@ def test_share_of_draws_that_are_passed_over(fixed):
     assert libraries.skipped(data) == pytest.approx((share(known), share(data.items)))
 
 
-@pytest.mark.parametrize("module", ["speed", "scaling", "time_to_quality", "libraries", "reproduce", "readings", "sensitivity"])
+@pytest.mark.parametrize("module", ["speed", "scaling", "time_to_quality", "libraries", "reproduce", "readings", "scale_out", "sensitivity"])
 def test_help(module):
     done = run(sys.executable, "-m", f"benchmarks.{module}", "--help")
     assert done.returncode == 0 and "--quick" in done.stdout
@@ -252,7 +253,8 @@ def test_help(module):
 
 @pytest.mark.long
 @pytest.mark.parametrize("command, name", [("speed --dataset movielens-500", "speed-movielens-500"), ("speed --dataset movielens-1m", "speed-movielens-1m"),
-                                           ("scaling", "scaling"), ("time_to_quality", "time_to_quality"), ("sensitivity --dataset movielens-500 --state state.csv", "sensitivity-movielens-500")])
+                                           ("scaling", "scaling"), ("time_to_quality", "time_to_quality"), ("sensitivity --dataset movielens-500 --state state.csv", "sensitivity-movielens-500"),
+                                           *((f"scale_out --dataset movielens-500 --part {part}", f"scale-out-{part}-movielens-500") for part in ("times", "curves", "accuracy"))])
 def test_trial(command, name, tmp_path):
     if "500" not in command and command != "scaling":
         pytest.importorskip("cornac")
@@ -284,7 +286,7 @@ def test_trial_of_libraries(tmp_path):
 
 @pytest.mark.long
 def test_trial_of_a_study_that_is_killed(tmp_path):
-    "A reproduction that is killed goes on, and its table is that of one that was never disturbed."
+    "A reproduction that is killed goes on, and its table is that of one that was never disturbed, or spread by Ray."
     if not (Path(os.environ.get("APR_TUTORIAL_DATA", "nowhere")) / "movielens-100k").is_dir():
         pytest.skip("movielens-100k is not in APR_TUTORIAL_DATA")
     columns = ["TotEpoch", *reproduce.COLUMNS]
@@ -297,10 +299,11 @@ def test_trial_of_a_study_that_is_killed(tmp_path):
         time.sleep(.2)
     broken.kill()
     broken.wait()
-    for name in ("broken", "whole"):
-        done = run(*call(name))
+    others = {"whole": []} | ({"spread": ["--ray", "local"]} if importlib.util.find_spec("ray") else {})
+    for name, more in ({"broken": []} | others).items():
+        done = run(*call(name), *more)
         assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("reproduce", "compared", "selected", "bias", "groups"):
-        one, other = (pd.read_csv(tmp_path / run_name / f"{name}-movielens-100k.csv") for run_name in ("broken", "whole"))
-        pd.testing.assert_frame_equal(one, other)
-    assert (tmp_path / "broken" / "reproduce-movielens-100k.md").read_text() == (tmp_path / "whole" / "reproduce-movielens-100k.md").read_text()
+    for other in others:
+        for name in ("reproduce", "compared", "selected", "bias", "groups"):
+            pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / run_name / f"{name}-movielens-100k.csv") for run_name in ("broken", other)))
+        assert (tmp_path / "broken" / "reproduce-movielens-100k.md").read_text() == (tmp_path / other / "reproduce-movielens-100k.md").read_text()
