@@ -25,15 +25,15 @@ run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and r
 KEEP_COMPILED = compiled=$$(mktemp -d); trap 'rm -rf "$$compiled"' EXIT; trap 'exit 143' INT TERM; \
 	  export TF_XLA_FLAGS="$$TF_XLA_FLAGS --tf_xla_persistent_cache_directory=$$compiled";
 
-# Notebooks and tests side by side: one after the other they take half as long again. pytest's last line, which counts the tests,
-# is the last of all, unless a notebook failed: then all that the notebooks said comes after it.
+# Two at a time. What a module's tests share is made once, so a module stays with a process, and the long ones, by chance of their
+# names, come early.
 test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
 	$(BIN)/python tools/check_export.py
-	@$(KEEP_COMPILED) said="$$compiled/notebooks.txt"; \
-	  $(BIN)/nbdev_test --n_workers 1 >"$$said" 2>&1 & notebooks=$$!; \
-	  echo "The notebooks run beside the tests."; \
-	  $(BIN)/python -m pytest $(ARGS); tests=$$?; \
-	  wait $$notebooks || { cat "$$said"; echo "NOTEBOOKS FAILED: see above."; exit 1; }; \
+	@$(KEEP_COMPILED) \
+	  echo "The notebooks, two at a time: some minutes."; \
+	  $(BIN)/nbdev_test --n_workers 2; notebooks=$$?; \
+	  $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS); tests=$$?; \
+	  [ $$notebooks = 0 ] || { echo "NOTEBOOKS FAILED: see above."; exit 1; }; \
 	  exit $$tests
 
 test-long: $(VENV)/.installed-dev ## make test on every Python that is present, then the long tests
