@@ -26,14 +26,14 @@ KEEP_COMPILED = compiled=$$(mktemp -d); trap 'rm -rf "$$compiled"' EXIT; trap 'e
 	  export TF_XLA_FLAGS="$$TF_XLA_FLAGS --tf_xla_persistent_cache_directory=$$compiled";
 
 # Two at a time. What a module's tests share is made once, so a module stays with a process, and the long ones, by chance of their
-# names, come early.
+# names, come early. pytest's last line, which counts the tests, is the last of all, unless a notebook failed.
 test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
 	$(BIN)/python tools/check_export.py
-	@$(KEEP_COMPILED) \
+	@$(KEEP_COMPILED) said="$$compiled/notebooks.txt"; \
 	  echo "The notebooks, two at a time: some minutes."; \
-	  $(BIN)/nbdev_test --n_workers 2; notebooks=$$?; \
+	  $(BIN)/nbdev_test --n_workers 2 >"$$said" 2>&1; notebooks=$$?; \
 	  $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS); tests=$$?; \
-	  [ $$notebooks = 0 ] || { echo "NOTEBOOKS FAILED: see above."; exit 1; }; \
+	  [ $$notebooks = 0 ] || { cat "$$said"; echo "NOTEBOOKS FAILED: see above."; exit 1; }; \
 	  exit $$tests
 
 test-long: $(VENV)/.installed-dev ## make test on every Python that is present, then the long tests
