@@ -92,12 +92,71 @@ def assert_same_results(*folders):
     assert all((weights[name][key] == again[name][key]).all() for name in weights for key in weights[name])
 
 
+class Forks:
+    "Starts and awaits runs of the command line; see forks.py."
+
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        self.process = subprocess.Popen([sys.executable, ROOT / "tests" / "forks.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"})
+
+    def ask(self, **what):
+        print(json.dumps(what), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def start(self, *args, before="", cwd=None):
+        "The number of the process, and the files with what it says, and with its errors."
+        self.count += 1
+        out, err = (self.folder / f"{name}-{self.count}.txt" for name in ("out", "err"))
+        return self.ask(args=[str(a) for a in args], cwd=str(cwd or self.folder), out=str(out), err=str(err), before=before), out, err
+
+    def finish(self, *args, **options):
+        "A run to its end, as `subprocess.run` returns it; where processes can't fork, in one of its own."
+        if not hasattr(os, "fork"):
+            return run(sys.executable, "-m", "apr_tutorial", *args, env={"PYTHONPATH": str(ROOT)}, **{"cwd": self.folder, **options})
+        number, *said = self.start(*args, **options)
+        return subprocess.CompletedProcess(args, self.ask(wait=number), *(path.read_text(encoding="utf-8") for path in said))
+
+    def run(self, *args, **options):
+        "Exit code, and what was said."
+        done = self.finish(*args, **options)
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said, said
+        return done.returncode, " ".join(said.split())
+
+    def kill_after(self, seconds, *args):
+        "Start, wait, `kill -9`; whether it was still alive."
+        number, _, err = self.start(*args)
+        time.sleep(seconds)
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        code = self.ask(wait=number)
+        assert code in (0, -signal.SIGKILL), err.read_text(encoding="utf-8")
+        return code != 0
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
 @pytest.fixture
-def cli(tmp_path):
-    """`cli(*args, env=…)` runs the command line in a process of its own, in an empty folder, with TensorFlow's notes at the
+def program(tmp_path):
+    """`program(*args, env=…)` runs the command line in a process of its own, in an empty folder, with TensorFlow's notes at the
     level that the command line itself chooses."""
     return lambda *args, env=None, **options: run(sys.executable, "-m", "apr_tutorial", *args, env={"TF_CPP_MIN_LOG_LEVEL": None, **(env or {})},
                                                   **{"cwd": tmp_path, **options})
+
+
+@pytest.fixture
+def cli(forks, tmp_path):
+    "The same, without the seconds that the imports take, and without pictures."
+    return lambda *args, **options: forks.finish(*args, **{"cwd": tmp_path, **options})
 
 
 @pytest.fixture

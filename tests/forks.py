@@ -1,8 +1,8 @@
 """Runs of the command line as forks of one process, which has imported everything and computed nothing.
 
 Importing takes longer than training on tiny data. A fork begins at once, so that a kill at a random moment hits the run and not an
-import. Each line of standard input is JSON: `{"args": […], "cwd": …, "log": …, "before": "Python"}` starts a fork and answers with its number;
-`{"wait": number}` answers with its exit code, once it has one. Pictures are not drawn: that takes longer than all the rest.
+import. Each line of standard input is JSON: `{"args": […], "cwd": …, "out": …, "err": …, "before": "Python"}` starts a fork that writes to these two files and
+answers with its number; `{"wait": number}` answers with its exit code, once it has one. Pictures are not drawn: that takes longer than all the rest.
 """
 import json
 import os
@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 Figure.savefig = lambda figure, file, **options: file.write(b"a picture")
 
 
-def become(args, cwd, log, before):
+def become(args, cwd, out, err, before):
     "Be the command line with these arguments, to the end."
     os.chdir(cwd)
-    with open(log, "wb") as file:
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    with open(out, "wb") as file, open(err, "wb") as errors:
+        os.dup2(file.fileno(), 1), os.dup2(errors.fileno(), 2)
     code = 1
     try:
         exec(before, {})

@@ -25,10 +25,10 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(log, tmp_path_factory):
+def finished(log, forks, tmp_path_factory):
     "A finished run on that file."
     out = tmp_path_factory.mktemp("run") / "out"
-    done = run(sys.executable, "-m", "apr_tutorial", "run", "--dataset", log, "--no-control", "--out", out, *QUICK, *SAME)
+    done = forks.finish("run", "--dataset", log, "--no-control", "--out", out, *QUICK, *SAME)
     assert done.returncode == 0, done.stderr
     return out
 

@@ -167,20 +167,20 @@ def test_default_folder_and_dropped_k(folder, cli, tmp_path):
     assert cli("run", "--dataset", folder, "--k", "100", *QUICK).returncode == 2
 
 
-def test_synthetic_is_announced(no_network, cli, tmp_path):
-    done = cli("run", "--out", "out", "--quiet", *QUICK, env=no_network)
+def test_synthetic_is_announced(no_network, program, tmp_path):
+    done = program("run", "--out", "out", "--quiet", *QUICK, env=no_network)
     assert done.returncode == 0 and "SYNTHETIC DATA" in done.stderr and not done.stdout
     assert json.loads((tmp_path / "out" / "report.json").read_text())["dataset"]["synthetic"] is True
 
 
-def test_no_network_for_a_named_set(no_network, cli, tmp_path):
-    done = cli("run", "--dataset", "movielens-1m", "--out", "out", env=no_network)
+def test_no_network_for_a_named_set(no_network, program, tmp_path):
+    done = program("run", "--dataset", "movielens-1m", "--out", "out", env=no_network)
     assert done.returncode == 3 and "APR_TUTORIAL_DATA" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.tsv"))
 
 
-def test_datasets(cli, no_network):
-    done = cli("datasets", env=no_network)
+def test_datasets(program, no_network):
+    done = program("datasets", env=no_network)
     assert done.returncode == 0
     for text in ("movielens-500", "movielens-100k", "movielens-1m", "500 users, 3,172 items, 73,371 training pairs", "licence", "not here yet"):
         assert text in done.stdout
@@ -228,7 +228,7 @@ def test_epochs_chosen_on_validation(folder, tmp_path, cli):
     assert cli("recommend", "--weights", "held/weights-apr.npz", "--dataset", folder, "--k", "5", "--out", "recs.tsv").returncode == 0
 
 
-def test_exact_ids_and_timestamps_survive(tmp_path, cli):
+def test_exact_ids_and_timestamps_survive(tmp_path, cli, program):
     "Quotes in ids are data; nanosecond timestamps differ in digits that a float can't hold; a dollar in a name is no formula."
     rows = [f'u{u}\ti"{i}\t5\t{1700000000000000000 + 10 - i}' for u in range(9) for i in range(5)]
     source = tmp_path / "log_$a$.tsv"
@@ -237,7 +237,7 @@ def test_exact_ids_and_timestamps_survive(tmp_path, cli):
     data = load_dataset(source)
     assert set(data.item_ids[data.test_items]) == {'i"0'}  # the latest, and the first in the file
     options = ["run", "--dataset", source, "--k", "1", "--no-control", "--attacks", "random", "--out", "out", *QUICK]
-    done = cli(*options, env={"PYTHONIOENCODING": "cp1252"})
+    done = program(*options, env={"PYTHONIOENCODING": "cp1252"})
     assert done.returncode == 0, done.stderr
     assert cli("recommend", "--weights", "out/weights-apr.npz", "--dataset", source, "--out", "recs.tsv").returncode == 0  # the default k adapts
     lines = [line.split("\t") for line in (tmp_path / "recs.tsv").read_text().splitlines()]
@@ -290,9 +290,9 @@ def test_run_in_a_terminal(columns, env, folder, tmp_path):
     assert any(line.startswith("  apr-tutorial recommend --weights") and line.endswith("recs.tsv") for line in table)
 
 
-def test_run_into_a_file(folder, tmp_path, cli):
+def test_run_into_a_file(folder, tmp_path, program):
     "No escape sequence, no carriage return, no bar; the table is the whole of standard output."
-    done = cli("run", "--dataset", folder, "--k", "5,20", "--out", "out", *QUICK)
+    done = program("run", "--dataset", folder, "--k", "5,20", "--out", "out", *QUICK)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.stdout)
     for name in ("report.json", "metrics.csv", "before_after", "weights-*.npz"):
@@ -314,9 +314,9 @@ def test_the_next_call_can_be_copied(folder, tmp_path, cli):
     assert (tmp_path / "recs.tsv").exists()
 
 
-def test_output_without_arrows(finished, folder, cli):
+def test_output_without_arrows(finished, folder, program):
     "Where the encoding of the output has no arrows, plain letters stand for them."
-    done = cli("audit", "--weights", finished / "weights-apr.npz", "--dataset", folder, "--k", "5", "--attacks", "pgd", env={"PYTHONIOENCODING": "ascii"})
+    done = program("audit", "--weights", finished / "weights-apr.npz", "--dataset", folder, "--k", "5", "--attacks", "pgd", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "->" in done.stdout, done.stdout + done.stderr
     assert "?" not in re.sub(r"[a-z]\? ", " ", done.stdout), done.stdout  # but for questions, such as a warning asks
 

@@ -30,8 +30,8 @@ def one_line(process, *words):
     assert all(word in lines[-1] for word in words), lines
 
 
-def test_ray_is_missing(cli, without_ray):
-    one_line(cli("run", "--dataset", "synthetic", "--ray", "local", env=without_ray), "--ray", "pip install ray")
+def test_ray_is_missing(program, without_ray):
+    one_line(program("run", "--dataset", "synthetic", "--ray", "local", env=without_ray), "--ray", "pip install ray")
 
 
 def test_study_without_ray(monkeypatch, capsys):
@@ -44,8 +44,8 @@ def test_study_without_ray(monkeypatch, capsys):
     assert ended.value.code == 2 and "pip install ray" in capsys.readouterr().err
 
 
-def test_ray_or_workers(cli):
-    one_line(cli("run", "--dataset", "synthetic", "--ray", "local", "--strategy", "multi-worker"), "--ray", "--strategy")
+def test_ray_or_workers(program):
+    one_line(program("run", "--dataset", "synthetic", "--ray", "local", "--strategy", "multi-worker"), "--ray", "--strategy")
 
 
 def test_plain_map():
@@ -88,10 +88,10 @@ def same_report(one, other):
 
 @pytest.mark.long
 @needs_ray
-def test_eight_seeds(cli, log):
+def test_eight_seeds(program, log):
     "With Ray as without; on standard output and standard error nothing of Ray's own."
     options = [*RUN, "--seeds", "8", "--epochs", "3", "--adversarial-epochs", "2"]
-    plain, tasks = cli(*options, "--out", "plain"), cli(*options, "--out", "tasks", "--ray", "local")
+    plain, tasks = program(*options, "--out", "plain"), program(*options, "--out", "tasks", "--ray", "local")
     assert plain.returncode == tasks.returncode == 0, tasks.stderr[-3000:]
     same_report(log / "plain", log / "tasks")
     assert tasks.stdout.replace("tasks/", "plain/").replace("in tasks", "in plain") == plain.stdout
@@ -154,18 +154,18 @@ def test_tasks_that_fail(tmp_path):
 
 @pytest.mark.long
 @needs_ray
-def test_a_diverging_seed_is_named(cli, log):
-    process = cli(*RUN, "--seeds", "2", "--epochs", "2", "--adversarial-epochs", "1", "--learning-rate", "1e30", "--optimizer", "sgd", "--ray", "local")
+def test_a_diverging_seed_is_named(program, log):
+    process = program(*RUN, "--seeds", "2", "--epochs", "2", "--adversarial-epochs", "1", "--learning-rate", "1e30", "--optimizer", "sgd", "--ray", "local")
     assert process.returncode == 4 and process.stderr.splitlines()[-1].startswith("error: seed 4"), process.stderr
 
 
 @pytest.mark.long
 @needs_ray
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_without_ray(cli, log, sign):
+def test_stopped_and_resumed_without_ray(program, log, sign):
     "A signal to the whole group, as a terminal sends it: checkpoints stay, no process does, and a call without Ray goes on to the same bits."
     options = [*RUN, "--seeds", "4", "--epochs", "300", "--adversarial-epochs", "200"]
-    assert cli(*options, "--out", "whole").returncode == 0
+    assert program(*options, "--out", "whole").returncode == 0
     command = [sys.executable, "-m", "apr_tutorial", *options, "--out", "stopped"]
     process = subprocess.Popen([*command, "--ray", "local"], cwd=log, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(3000):
@@ -177,7 +177,7 @@ def test_stopped_and_resumed_without_ray(cli, log, sign):
     assert process.returncode == 128 + sign, err
     assert "Traceback" not in err and "--resume" in err.splitlines()[-1] and "--ray local" in err.splitlines()[-1], err
     assert not (log / "stopped/report.json").exists() and list((log / "stopped/checkpoints").glob("*.npz"))
-    again = cli(*options, "--out", "stopped", "--resume")
+    again = program(*options, "--out", "stopped", "--resume")
     assert again.returncode == 0, again.stderr
     same_report(log / "whole", log / "stopped")
     assert json.loads((log / "stopped/report.json").read_text(encoding="utf-8"))["resumed_from"]
@@ -185,10 +185,10 @@ def test_stopped_and_resumed_without_ray(cli, log, sign):
 
 @pytest.mark.long
 @needs_ray
-def test_audit_and_study(cli, log, tmp_path):
-    assert cli(*RUN, "--epochs", "3", "--adversarial-epochs", "2", "--out", "report").returncode == 0
+def test_audit_and_study(program, log, tmp_path):
+    assert program(*RUN, "--epochs", "3", "--adversarial-epochs", "2", "--out", "report").returncode == 0
     options = ["audit", "--weights", "report/weights-apr.npz", "--dataset", "log.tsv", "--k", "5,20"]
-    plain, tasks = cli(*options, "--out", "plain"), cli(*options, "--out", "tasks", "--ray", "local")
+    plain, tasks = program(*options, "--out", "plain"), program(*options, "--out", "tasks", "--ray", "local")
     assert plain.returncode == tasks.returncode == 0, tasks.stderr
     plain, tasks = (json.loads((log / name / "report.json").read_text(encoding="utf-8")) for name in ("plain", "tasks"))
     assert plain["results"] == tasks["results"] and plain["audit"] == tasks["audit"]

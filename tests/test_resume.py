@@ -5,14 +5,12 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import Forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
@@ -21,52 +19,6 @@ SMALL = [*TINY, "--epochs", "6", "--adversarial-epochs", "3", "--no-control"]
 RUNS = {"small": SMALL,
         "seeds and defences": [*TINY, "--epochs", "12", "--adversarial-epochs", "8", "--seeds", "2", "--defences", "apr,sharpcf"],
         "validation": [*TINY, "--epochs", "12", "--adversarial-epochs", "8", "--select", "validation", "--patience", "6", "--no-control"]}
-
-
-class Forks:
-    "Starts and awaits runs of the command line; see forks.py."
-
-    def __init__(self, folder):
-        self.folder, self.count = folder, 0
-        self.process = subprocess.Popen([sys.executable, ROOT / "tests" / "forks.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"})
-
-    def ask(self, **what):
-        print(json.dumps(what), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def start(self, *args, before="", cwd=None):
-        self.count += 1
-        log = self.folder / f"log-{self.count}.txt"
-        return self.ask(args=[str(a) for a in args], cwd=str(cwd or self.folder), log=str(log), before=before), log
-
-    def run(self, *args, **options):
-        "Exit code, and what was said."
-        number, log = self.start(*args, **options)
-        code = self.ask(wait=number)
-        said = log.read_text()
-        assert "Traceback" not in said, said
-        return code, " ".join(said.split())
-
-    def kill_after(self, seconds, *args):
-        "Start, wait, `kill -9`; whether it was still alive."
-        number, log = self.start(*args)
-        time.sleep(seconds)
-        try:
-            os.kill(number, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        code = self.ask(wait=number)
-        assert code in (0, -signal.SIGKILL), log.read_text()
-        return code != 0
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    made = Forks(tmp_path_factory.mktemp("forks"))
-    yield made
-    made.process.kill()
-    made.process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +212,7 @@ def test_a_folder_has_one_run(forks, data, unbroken, tmp_path):
     "The second is refused while the first lives; when it was killed its lock stands in nobody's way."
     (whole, _), out, command = unbroken("small"), tmp_path / "out", ["run", "--dataset", data, *SMALL, "--out", tmp_path / "out"]
     slow = "import time, apr_tutorial.model as m\nreal = m.one_epoch\ndef one_epoch(*args): time.sleep(1); return real(*args)\nm.one_epoch = one_epoch"
-    first, _ = forks.start(*command, before=slow)
+    first, *_ = forks.start(*command, before=slow)
     deadline = time.monotonic() + 60
     while not list(out.glob("checkpoints/*.npz")) and time.monotonic() < deadline:
         time.sleep(.05)
