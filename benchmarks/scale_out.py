@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -100,28 +101,36 @@ def timed(dataset: str, epochs: int, workers: int, folder: Path) -> pd.DataFrame
     return pd.read_csv(out)
 
 
+def trained(data, epochs: int, seed: int, team, monitor=None) -> tuple:
+    "BPR, from it APR after as many epochs more, and the history of APR."
+    from apr_tutorial.model import BPRMF, copy_of, fit
+
+    bpr = BPRMF(data.num_users, data.num_items, seed=seed)
+    fit(bpr, data, epochs, seed=(seed, 0), progress=False, strategy=team)
+    apr = copy_of(bpr, "apr")
+    history = fit(apr, data, epochs, seed=(seed, 1), adversary=adversaries()["apr"], monitor=monitor, progress=False, strategy=team)
+    return bpr, apr, history
+
+
+def by_workers(workers: int, every: int | None, train: Callable):
+    "What `train(team)` returns: of one process, or of the first of so many simulated workers with so many steps between exchanges (None: an epoch)."
+    from apr_tutorial.distributed import simulate
+
+    return train(None) if workers == 1 else simulate(workers, train, every)[0]
+
+
 def accuracy(dataset: str, epochs: int, seeds: range, plans: list[tuple[int, int | None]]) -> pd.DataFrame:
-    "HR@K of BPR and then of APR, by one process and by so many simulated workers with so many steps between exchanges (None: an epoch)."
+    "HR@K of BPR and then of APR, for each plan: workers, and steps between exchanges."
     from apr_tutorial.attack import fgsm
     from apr_tutorial.data import load_dataset, progress_bar
-    from apr_tutorial.distributed import simulate
     from apr_tutorial.evaluator import evaluate
-    from apr_tutorial.model import BPRMF, copy_of, fit
 
     data, rows = load_dataset(dataset, progress=False), []
     score = lambda model: evaluate(model, data, [K], lists=False).hr(K)  # noqa: E731
     with progress_bar(data.name, total=len(seeds)*len(plans)) as bar:
         for seed in seeds:
             for workers, every in plans:
-                def trained(team):
-                    bpr = BPRMF(data.num_users, data.num_items, seed=seed)
-                    fit(bpr, data, epochs, seed=(seed, 0), progress=False, strategy=team)
-                    apr = copy_of(bpr, "apr")
-                    fit(apr, data, epochs, seed=(seed, 1), adversary=adversaries()["apr"], progress=False, strategy=team)
-                    return bpr, apr
-
-                models = trained(None) if workers == 1 else simulate(workers, trained, every)[0]
-                for name, model in zip(DEFENCES, models):
+                for name, model in zip(DEFENCES, by_workers(workers, every, lambda team: trained(data, epochs, seed, team))):
                     attacked = model.perturbed(fgsm(model, data, .5, seed))
                     rows.append(dict(workers=workers, every=every, seed=seed, kind=name, epochs=epochs, hr=round(score(model), 6), hr_fgsm=round(score(attacked), 6)))
                 bar.update()
@@ -131,21 +140,16 @@ def accuracy(dataset: str, epochs: int, seeds: range, plans: list[tuple[int, int
 def curves(dataset: str, epochs: int, plans: list[tuple[int, int | None]], every: int = 20) -> pd.DataFrame:
     "HR@K of APR after every so many epochs, of one seed, from BPR of as many epochs. Where is the top, and when?"
     from apr_tutorial.data import load_dataset, progress_bar
-    from apr_tutorial.distributed import simulate
     from apr_tutorial.evaluator import evaluate
-    from apr_tutorial.model import BPRMF, copy_of, fit
 
     data, rows = load_dataset(dataset, progress=False), []
     for workers, exchanged in progress_bar(f"{data.name}, curves", iterable=plans):
-        def trained(team):
-            model, epoch = BPRMF(data.num_users, data.num_items, seed=1), count(1)
-            fit(model, data, epochs, seed=(1, 0), progress=False, strategy=team)
-            model = copy_of(model, "apr")
+        def curve(team):
+            epoch = count(1)
             hr = lambda m: evaluate(m, data, [K], lists=False).hr(K) if next(epoch) % every == 0 else np.nan  # noqa: E731
-            frame = fit(model, data, epochs, seed=(1, 1), adversary=adversaries()["apr"], monitor=lambda m: {"hr": hr(m)}, progress=False, strategy=team).frame
-            return frame[["epoch", "hr"]].dropna()
+            return trained(data, epochs, 1, team, lambda m: {"hr": hr(m)})[2].frame[["epoch", "hr"]].dropna()
 
-        rows.append((trained(None) if workers == 1 else simulate(workers, trained, exchanged)[0]).assign(workers=workers, every=exchanged))
+        rows.append(by_workers(workers, exchanged, curve).assign(workers=workers, every=exchanged))
     return pd.concat(rows).round(6)[["workers", "every", "epoch", "hr"]]
 
 
