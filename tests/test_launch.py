@@ -60,7 +60,7 @@ def test_ray_train():
 @pytest.mark.long
 def test_ray_train_runs(tmp_path):
     "Two workers on this machine; the report is there."
-    pytest.importorskip("ray.train.tensorflow", reason="Ray is not installed: pip install 'apr_tutorial[cluster]'")
+    pytest.importorskip("ray.train.tensorflow", reason="Ray Train is not installed: pip install 'ray[train]'")
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = ["timeout", "-s", "KILL", "500", sys.executable, LAUNCH / "ray_train.py", "--dataset", "synthetic", "--epochs", "30", "--adversarial-epochs", "10", "--out", "report"]
     process = subprocess.run([str(c) for c in command], cwd=tmp_path, env=env, capture_output=True, text=True)

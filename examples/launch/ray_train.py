@@ -1,6 +1,6 @@
 """Two workers under Ray Train, started again from the last checkpoint when one of them is lost.
 
-    pip install 'apr_tutorial[cluster]'
+    pip install apr_tutorial 'ray[train]'
     python ray_train.py --dataset movielens-1m --out report
 """
 import subprocess
