@@ -2,12 +2,15 @@
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, background
 
 LAUNCH = ROOT / "examples/launch"
 
@@ -57,12 +60,29 @@ def test_ray_train():
     assert set(options_of(text.replace('"', " ").replace(",", " ").split())) <= known()
 
 
+def said_by(path):
+    "The text of a file of a process, which may just have ended."
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 @pytest.mark.long
-def test_ray_train_runs(tmp_path):
-    "Two workers on this machine; the report is there."
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the workers in /proc")
+def test_ray_train_starts_again(tmp_path):
+    "Two workers on this machine, of which one is killed: both are started again, and go on from the last checkpoint to the report."
     pytest.importorskip("ray.train.tensorflow", reason="Ray Train is not installed: pip install 'ray[train]'")
+    out = tmp_path / "report"
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = ["timeout", "-s", "KILL", "500", sys.executable, LAUNCH / "ray_train.py", "--dataset", "synthetic", "--epochs", "30", "--adversarial-epochs", "10", "--out", "report"]
-    process = subprocess.run([str(c) for c in command], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
-    assert json.loads((tmp_path / "report/report.json").read_text(encoding="utf-8"))["config"]["workers"] == 2
+    command = ["timeout", "-s", "KILL", "500", sys.executable, LAUNCH / "ray_train.py", "--dataset", "synthetic", "--epochs", "300", "--adversarial-epochs", "10",
+               "--checkpoint-every", "5", "--out", out]
+    with background(*command, cwd=tmp_path, env=env) as (process, log):
+        while process.poll() is None and not list(out.glob("checkpoints/*.npz")):
+            time.sleep(.1)
+        workers = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if "apr_tutorial\0run\0--strategy\0multi-worker\0" in (text := said_by(p)) and str(out) in text]
+        assert len(workers) == 2, log.read_text()[-2000:]
+        os.kill(max(workers), signal.SIGKILL)
+        assert process.wait() == 0, log.read_text()[-4000:]
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["config"]["workers"] == 2 and report["resumptions"] == 1 and report["resumed_from"], report["resumed_from"]
