@@ -25,11 +25,12 @@ run: $(VENV)/.installed ## install into .venv, then train, attack, defend, and r
 KEEP_COMPILED = compiled=$$(mktemp -d); trap 'rm -rf "$$compiled"' EXIT; trap 'exit 143' INT TERM; \
 	  export TF_XLA_FLAGS="$$TF_XLA_FLAGS --tf_xla_persistent_cache_directory=$$compiled";
 
-# Two at a time. What a module's tests share is made once, so a module stays with a process, and the long ones, by chance of their
-# names, come early. pytest's last line, which counts the tests, is the last of all, unless a notebook failed.
+# Two at a time, each with one thread: more would only be in each other's way, and no bit depends on them. What a module's tests
+# share is made once, so a module stays with a process, and the long ones, by chance of their names, come early. pytest's last line,
+# which counts the tests, is the last of all, unless a notebook failed.
 test: $(VENV)/.installed-dev ## what CI runs: export check, notebooks, tests
 	$(BIN)/python tools/check_export.py
-	@$(KEEP_COMPILED) said="$$compiled/notebooks.txt"; \
+	@$(KEEP_COMPILED) said="$$compiled/notebooks.txt"; export TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1; \
 	  echo "The notebooks, two at a time: some minutes."; \
 	  $(BIN)/nbdev_test --n_workers 2 >"$$said" 2>&1; notebooks=$$?; \
 	  $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS); tests=$$?; \

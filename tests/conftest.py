@@ -16,6 +16,7 @@ import pytest
 from address import names
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for processes that run two at a time
 
 
 def pytest_addoption(parser):

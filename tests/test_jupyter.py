@@ -10,7 +10,7 @@ import urllib.request
 
 import nbformat
 import pytest
-from conftest import ROOT, background
+from conftest import ONE_THREAD, ROOT, background
 
 pytestmark = pytest.mark.long  # a minute and more; needs a browser
 NOTEBOOKS = [p.name for p in sorted(ROOT.glob("nbs/[!_.]*.ipynb"))]
@@ -83,7 +83,7 @@ def lab(chromium, tmp_path_factory):
     token = secrets.token_hex(8)
     options = (f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port} --ServerApp.port_retries=0 --IdentityProvider.token={token} "
                f"--LabApp.user_settings_dir={home}/settings --LabApp.workspaces_dir={home}/workspaces --LabApp.expose_app_in_browser=True")
-    own = {f"JUPYTER_{d}_DIR": home / d.lower() for d in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": home / "ipython"}
+    own = {f"JUPYTER_{d}_DIR": home / d.lower() for d in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": home / "ipython"} | ONE_THREAD
     made = f"{sys.prefix}/.installed-dev"  # -o: install nothing, the tests run in what is installed
     with background("make", "-o", made, "lab", f"VENV={sys.prefix}", f"ARGS={options}", cwd=home, env=own) as (process, log):
         lab = Lab(f"http://127.0.0.1:{port}", token, chromium)

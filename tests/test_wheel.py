@@ -12,7 +12,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, names, run
+from conftest import ONE_THREAD, ROOT, names, run
 
 NOTEBOOKS = sorted(ROOT.glob("nbs/[!_.]*.ipynb"))
 CHEAP = ["00_charts.ipynb", "00_data.ipynb"]
@@ -133,7 +133,7 @@ def test_every_notebook_with_only_the_wheel(version, wheel, tmp_path, capsys):
         pytest.skip(f"no package index can be reached, so there is no environment to run in: {tools.stderr[-300:]}")
     installed = run(*pip, wheel, timeout=2400)
     assert installed.returncode == 0, installed.stderr[-2000:]
-    one = lambda notebook: execute(pip[0], notebook, tmp_path / notebook.stem, only(None))
+    one = lambda notebook: execute(pip[0], notebook, tmp_path / notebook.stem, only(None) | ONE_THREAD)
     began, used = time.monotonic(), cpu_seconds()
     with ThreadPoolExecutor(2) as pool:
         results = dict(zip(NOTEBOOKS, pool.map(one, NOTEBOOKS)))
