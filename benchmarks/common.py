@@ -258,11 +258,18 @@ def run(main: Callable[[], None]):
         sys.exit(str(error))
 
 
+def results_folder(text: str) -> Path:
+    "For `argparse`: a folder, which may be new. A file in its place is refused before the work and not after it."
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    return Path(text)
+
+
 def study_parser(name: str, doc: str, dataset: str, seeds: int) -> argparse.ArgumentParser:
     "The options that every study takes, with its own defaults."
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
     parser.add_argument("--dataset", default=dataset, help="a name or a folder, as for `run`")
     parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
     parser.add_argument("--quick", action="store_true", help="a short trial; its numbers mean nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     return parser

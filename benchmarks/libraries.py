@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .common import RESULTS, SEED, circumstances, markdown, need, run, write_results
+from .common import RESULTS, SEED, circumstances, markdown, need, results_folder, run, write_results
 
 KS, SIZE, REG = (10, 100), 64, .01
 OURS, OUR_BIAS, OUR_REG = "ours: Adagrad", "ours: Adagrad, item bias", "ours: Adagrad, item bias, reg"
@@ -445,7 +445,7 @@ def main(argv: Sequence[str] | None = None):
     parser.add_argument("--dataset", default="movielens-100k", help="name of a data set, or a folder or file")
     parser.add_argument("--seeds", type=int, default=3, help="how many models of each contestant")
     parser.add_argument("--quick", action="store_true", help="2 epochs, 1 seed, 100 test users: a trial, not a measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     args = parser.parse_args(argv)
     if args.seeds < 1:
         parser.error("--seeds: expected at least 1")

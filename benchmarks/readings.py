@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from .common import RESULTS, circumstances, markdown, write_results
+from .common import RESULTS, circumstances, markdown, results_folder, write_results
 from .reproduce import BATCH, BUFFER, METRICS, SETTING, WIDTH, published, published_file
 
 DATASET, KS, SEEDS, RATES, START = "movielens-100k", (50, 100), (1, 2), (.05, .01, .005), 100
@@ -89,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readings", description=__doc__.splitlines()[0])
     parser.add_argument("--published", type=Path, help="folder with the study's result files (default: $APR_TUTORIAL_DATA/../published)")
     parser.add_argument("--quick", action="store_true", help="a trial of a minute; its numbers mean nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     file = published_file(DATASET, args.published)
     from apr_tutorial.charts import COLOURS, GREY, new_figure

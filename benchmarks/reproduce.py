@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .common import CONTEXT, RESULTS, add_ray, circumstances, cores, markdown, need_ray, write_results
+from .common import CONTEXT, RESULTS, add_ray, circumstances, cores, markdown, need_ray, results_folder, write_results
 
 KS = (10, 50, 100)
 EVERY = 25  # epochs between two evaluations, as published
@@ -382,7 +382,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core); 0: no training, results of what is there")
     parser.add_argument("--quick", action="store_true", help="a trial of a few minutes; its numbers mean nothing")
     parser.add_argument("--state", type=Path, help="folder of unfinished work (default: runs/reproduce-DATASET)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     add_ray(parser)
     args = parser.parse_args()
     need_ray(args.ray)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import RESULTS, SEED, Play, Worker, circumstances, markdown, paired_ratio, run, write_results
+from .common import RESULTS, SEED, Play, Worker, circumstances, markdown, paired_ratio, results_folder, run, write_results
 
 SIZE, BLOCK = 64, 256
 METHODS = tuple((kind, optimizer) for kind in ("BPR", "APR") for optimizer in ("adagrad", "sgd"))
@@ -213,7 +213,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes, 2 rounds: a trial, not a measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds: expected at least 1")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, results_folder
 
 ROWS, WIDTH, LIMIT = 1_000_000, 64, 300  # limit in seconds
 
@@ -82,7 +82,7 @@ def beyond_empty(servers, rows=ROWS, width=WIDTH):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the result")
     parser.add_argument("--servers", default="1,2,4", help="numbers of servers, with commas")
     args = parser.parse_args()
     rows = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import contestants as c
-from .common import RESULTS, SEED, Contestant, circumstances, compete, markdown, need, paired_ratio, run, write_results
+from .common import RESULTS, SEED, Contestant, circumstances, compete, markdown, need, paired_ratio, results_folder, run, write_results
 
 OURS, NOTEBOOK, CORNAC = "apr_tutorial", "original notebook", "Cornac BPR"
 
@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--epochs-per-round", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 epoch with few batches: a trial, not a measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     if args.rounds < 1 or args.epochs_per_round < 1:
         parser.error("--rounds and --epochs-per-round: expected at least 1")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import RESULTS, SEED, Play, Worker, circumstances, markdown, need, run, write_results
+from .common import RESULTS, SEED, Play, Worker, circumstances, markdown, need, results_folder, run, write_results
 
 K = 100
 NEAR = .98  # of the best validation HR@K: good enough to be chosen for speed
@@ -206,7 +206,7 @@ def chart(rows: list[dict], table: list[dict], plan: Plan):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_quality", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="movielens-500, 2 settings, 1 seed, a lower threshold: a trial, not a measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=results_folder, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     need("cornac")
     from apr_tutorial.data import progress_bar
