@@ -1,7 +1,6 @@
 """Time epochs and evaluations of this project and of others, one after the other, round by round."""
 import argparse
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from conftest import ROOT, assert_same_results, write_log
 
