@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
-           'own_part', 'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients', 'synchronous_step',
-           'SynchronousTrainer', 'WorkerLost', 'rank_in', 'free_sockets', 'local_cluster', 'MultiWorker',
-           'start_up_limit', 'heartbeats', 'unless_lost']
+           'own_part', 'most_pairs', 'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients',
+           'synchronous_step', 'SynchronousTrainer', 'WorkerLost', 'rank_in', 'free_sockets', 'local_cluster',
+           'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
 
 # %% ../nbs/21_distributed.ipynb #afb453b3
 import ctypes, functools, json, operator, os, signal, socket, subprocess, sys, threading
@@ -109,6 +109,13 @@ def own_part(data: Interactions, team: Team) -> tuple[Interactions, np.ndarray]:
                         "Give each worker its own part: load_shard(folder, team.rank, team.world).")
     return data, mine
 
+def most_pairs(name: str, team: Team, part: Interactions) -> int:
+    "Training pairs of the worker that has most. Raises `DataError`, in all, where one has none."
+    pairs = team.sum(np.where(np.arange(team.world) == team.rank, len(part.pairs), 0)).numpy()
+    for rank in np.flatnonzero(pairs == 0)[:1]:
+        raise DataError(f"{name}: worker {rank} of {team.world} has no pairs to learn from. Start fewer workers.")
+    return int(pairs.max())
+
 # %% ../nbs/21_distributed.ipynb #76a73e78
 class SharedTrainer(Trainer):
     "A worker's run of `fit`: own users, shared items."
@@ -117,10 +124,11 @@ class SharedTrainer(Trainer):
         self.team, (part, self.mine) = team, own_part(data, team)
         spec = spec | dict(workers=team.world, exchange_every=team.every)
         if part is data: spec["data"] = int(team.sum(np.array((team.rank + 1)*spec["data"]))) # of all parts
+        longest = most_pairs(data.name, team, part)
         super().__init__(model, part, spec, adversary, checkpoint if team.chief else None, *more)
-        self.checkpointed = checkpoint is not None
-        self.batches = -(-len(self.data.pairs)//spec["batch_size"])
-        self.longest = int(max(team.sum(np.where(np.arange(team.world) == team.rank, self.batches, 0))))
+        self.checkpointed, batches = checkpoint is not None, -(-longest//spec["batch_size"])
+        self.every = team.every or batches
+        self.batches = -(-batches//self.every)*self.every # the same for all
         keep_up(self)
 
     def side_by_side(self, rows: slice) -> tf.Tensor: return tf.concat([table[rows] for table in self.tables], axis=1)
@@ -134,11 +142,9 @@ class SharedTrainer(Trainer):
 # %% ../nbs/21_distributed.ipynb #3dec0acb
 @patch
 def draw(self: SharedTrainer, epoch: int) -> tf.Tensor:
-    "[batches, 3B] this worker's triples of the epoch; with `every`, filled up to what the longest epoch of all needs."
+    "[batches, 3B] this worker's triples of the epoch, filled up with padding to as many batches as all have."
     ids = batch_ids(self.data, self.spec["batch_size"], generator(*self.spec["seed"], epoch, self.team.rank), self.order)
-    if self.team.every is None: return tf.constant(ids)
-    count = -(-self.longest//self.team.every)*self.team.every
-    return tf.pad(ids, [[0, count - len(ids)], [0, 0]], constant_values=self.tables.factors.shape[0] - 1)
+    return tf.pad(ids, [[0, self.batches - len(ids)], [0, 0]], constant_values=self.tables.factors.shape[0] - 1)
 
 @patch
 def local(self: SharedTrainer, ids: tf.Tensor, count: int, start: int):
@@ -148,10 +154,10 @@ def local(self: SharedTrainer, ids: tf.Tensor, count: int, start: int):
 
 @patch
 def steps(self: SharedTrainer, ids: tf.Tensor, count: int):
-    every, items = self.team.every or len(ids), slice(self.data.num_users, -1)
-    for start in range(0, count, every):
+    items = slice(self.data.num_users, -1)
+    for start in range(0, count, self.every):
         before = self.side_by_side(items)
-        self.local(ids[start:start + every], every, start)
+        self.local(ids[start:start + self.every], self.every, start)
         self.put(self.data.num_users, before + self.team.exchange(self.side_by_side(items) - before))
 
 # %% ../nbs/21_distributed.ipynb #a430a500
@@ -177,7 +183,7 @@ def agreed(self: SharedTrainer, *flags: bool) -> tuple[bool, ...]: return self.t
 
 @patch
 def compile(self: SharedTrainer):
-    self.local(tf.zeros([self.team.every or self.batches, 3*self.spec["batch_size"]], tf.int32), 0, 0)
+    self.local(tf.zeros([self.every, 3*self.spec["batch_size"]], tf.int32), 0, 0)
 
 # %% ../nbs/21_distributed.ipynb #b33d8968
 @patch

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_same_results, run, write_log
 
-from apr_tutorial.distributed import local_cluster
+from apr_tutorial.data import DataError, synthetic
+from apr_tutorial.distributed import local_cluster, simulate
+from apr_tutorial.model import BPRMF, fit
 
 LIMIT = 8  # seconds that a worker waits for another
 
@@ -50,6 +52,26 @@ def test_a_difference_is_noticed():
     assert two_workers.verdict([right, other], {"in step": {"BPR users": np.zeros((2, 2))}}, 1e-4)[1] is False
     exchanged = [{"exchange, APR items": np.zeros((2, 2))}]*2
     assert two_workers.verdict(exchanged, {"exchange": {"APR items": np.full((2, 2), 1e-9)}}, 1e-4)[1] is False
+
+
+def test_more_workers_than_users():
+    "Every worker says so, none waits for another; as many workers as users are fine."
+    data = synthetic(3, 40, activity=8)
+
+    def item_factors(team):
+        model = BPRMF(data.num_users, data.num_items)
+        fit(model, data, 2, batch_size=4, progress=False, strategy=team)
+        return model.item_factors
+
+    first, *others = simulate(3, item_factors)
+    assert all(np.array_equal(first, other) for other in others)
+
+    def refusal(team):
+        with pytest.raises(DataError, match=r"worker 3 of 5 has no pairs to learn from\. Start fewer workers"):
+            item_factors(team)
+        return team.rank
+
+    assert simulate(5, refusal) == [0, 1, 2, 3, 4]
 
 
 PAIR = """
