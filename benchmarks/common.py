@@ -259,9 +259,11 @@ def run(main: Callable[[], None]):
 
 
 def results_folder(text: str) -> Path:
-    "For `argparse`: a folder, which may be new. A file in its place is refused before the work and not after it."
-    if Path(text).exists() and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    "For `argparse`: a folder, which may be new. A file in its place or above it is refused before the work and not after it."
+    path = Path(text).absolute()
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is a file: name a folder")
     return Path(text)
 
 

@@ -245,11 +245,12 @@ def test_share_of_draws_that_are_passed_over(fixed):
     assert libraries.skipped(data) == pytest.approx((share(known), share(data.items)))
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
+@pytest.mark.parametrize("out", ["out", "out/below/it"])
+def test_a_file_in_the_place_of_the_folder(out, tmp_path, capsys):
     "Is refused before the work, which would be lost."
     (tmp_path / "out").touch()
     with pytest.raises(SystemExit):
-        common.study_parser("draws", "Draws.", "movielens-500", 1).parse_args(["--out", str(tmp_path / "out")])
+        common.study_parser("draws", "Draws.", "movielens-500", 1).parse_args(["--out", str(tmp_path / out)])
     assert "out is a file: name a folder" in capsys.readouterr().err
     assert common.study_parser("draws", "Draws.", "movielens-500", 1).parse_args(["--out", str(tmp_path / "new")]).out == tmp_path / "new"
 
