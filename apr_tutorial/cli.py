@@ -263,7 +263,7 @@ HELP |= dict(
 spreading = functools.partial(option, panel="On several machines")
 HELP |= dict(
     ray=spreading("Spread seeds (of audit: attacks and budgets) over a Ray cluster at this address; local: the cores of this machine. The same numbers.", "ADDRESS", show_default="no Ray"),
-    strategy=spreading("multi-worker, or parameter-server for tables that fit no machine: this process is one of those that TF_CONFIG names; start the same call in each.", "NAME", show_default="this process alone"),
+    strategy=spreading("multi-worker, or parameter-server, whose servers hold the tables while training: this process is one of those that TF_CONFIG names; start the same call in each.", "NAME", show_default="this process alone"),
     exchange_every=spreading("Between two exchanges of item rows; if not given, one an epoch.", "STEPS", callback=within(1)),
     peer_timeout=spreading("How long to wait for another worker, at the start and later.", "SECONDS", callback=within(1, 86_400)))
 choosing, writing = (functools.partial(option, panel=panel) for panel in ("How many epochs", "While it runs, and what it leaves"))

@@ -11,7 +11,7 @@ __all__ = ['BLOCK', 'STEPS', 'LOST', 'shard_sizes', 'home', 'table_bytes', 'comp
 import json, os, socket, time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, TimeoutError as Late # another one before Python 3.11
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -312,7 +312,7 @@ def missing(addresses: dict[str, str]) -> list[str]:
     return [f"{name} ({address})" for name, address in addresses.items() if not reachable(address)]
 
 # %% ../nbs/22_servers.ipynb #a700a3c7
-LOST = (TimeoutError, tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
+LOST = (TimeoutError, Late, tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
         tf.errors.InternalError, tf.errors.FailedPreconditionError)
 
 def all_there(others: dict[str, str], timeout: float):
