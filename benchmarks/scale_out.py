@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,20 @@ from .common import circumstances, cores, markdown, study_parser, write_results
 
 WORKERS, SIZES, K = (1, 2, 4), (2**12, 2**16, 2**20, 2**23), 100
 DEFENCES = ("bpr", "apr")
+
+
+class Plan(NamedTuple):
+    "A way to share training."
+    workers: int = 1
+    every: int | None = None  # steps between exchanges; None: an epoch
+    batch: int = 512  # triples in a step of each worker
+
+    def __str__(self):
+        return f"{self.workers}" + (f", every {self.every:g}" if self.every else "") + (f", batches of {self.batch:g}" if self.batch != 512 else "")
+
+
+# The last two: as many triples in a step of all workers as one process has.
+PLANS = (Plan(1), Plan(2), Plan(8), Plan(8, 60), Plan(8, batch=64), Plan(8, 480, 64))
 
 
 def one_core_each(rank: int):
@@ -101,26 +116,26 @@ def timed(dataset: str, epochs: int, workers: int, folder: Path) -> pd.DataFrame
     return pd.read_csv(out)
 
 
-def trained(data, epochs: int, seed: int, team, monitor=None) -> tuple:
+def trained(data, epochs: int, seed: int, batch: int, team, monitor=None) -> tuple:
     "BPR, from it APR after as many epochs more, and the history of APR."
     from apr_tutorial.model import BPRMF, copy_of, fit
 
     bpr = BPRMF(data.num_users, data.num_items, seed=seed)
-    fit(bpr, data, epochs, seed=(seed, 0), progress=False, strategy=team)
+    fit(bpr, data, epochs, seed=(seed, 0), batch_size=batch, progress=False, strategy=team)
     apr = copy_of(bpr, "apr")
-    history = fit(apr, data, epochs, seed=(seed, 1), adversary=adversaries()["apr"], monitor=monitor, progress=False, strategy=team)
+    history = fit(apr, data, epochs, seed=(seed, 1), batch_size=batch, adversary=adversaries()["apr"], monitor=monitor, progress=False, strategy=team)
     return bpr, apr, history
 
 
-def by_workers(workers: int, every: int | None, train: Callable):
-    "What `train(team)` returns: of one process, or of the first of so many simulated workers with so many steps between exchanges (None: an epoch)."
+def by_workers(plan: Plan, train: Callable):
+    "What `train(team)` returns: of one process, or of the first of the plan's simulated workers."
     from apr_tutorial.distributed import simulate
 
-    return train(None) if workers == 1 else simulate(workers, train, every)[0]
+    return train(None) if plan.workers == 1 else simulate(plan.workers, train, plan.every)[0]
 
 
-def accuracy(dataset: str, epochs: int, seeds: range, plans: list[tuple[int, int | None]]) -> pd.DataFrame:
-    "HR@K of BPR and then of APR, for each plan: workers, and steps between exchanges."
+def accuracy(dataset: str, epochs: int, seeds: range, plans: Sequence[Plan]) -> pd.DataFrame:
+    "HR@K of BPR and then of APR, for each plan."
     from apr_tutorial.attack import fgsm
     from apr_tutorial.data import load_dataset, progress_bar
     from apr_tutorial.evaluator import evaluate
@@ -129,28 +144,28 @@ def accuracy(dataset: str, epochs: int, seeds: range, plans: list[tuple[int, int
     score = lambda model: evaluate(model, data, [K], lists=False).hr(K)  # noqa: E731
     with progress_bar(data.name, total=len(seeds)*len(plans)) as bar:
         for seed in seeds:
-            for workers, every in plans:
-                for name, model in zip(DEFENCES, by_workers(workers, every, lambda team: trained(data, epochs, seed, team))):
+            for plan in plans:
+                for name, model in zip(DEFENCES, by_workers(plan, lambda team: trained(data, epochs, seed, plan.batch, team))):
                     attacked = model.perturbed(fgsm(model, data, .5, seed))
-                    rows.append(dict(workers=workers, every=every, seed=seed, kind=name, epochs=epochs, hr=round(score(model), 6), hr_fgsm=round(score(attacked), 6)))
+                    rows.append(dict(**plan._asdict(), seed=seed, kind=name, epochs=epochs, hr=round(score(model), 6), hr_fgsm=round(score(attacked), 6)))
                 bar.update()
     return pd.DataFrame(rows)
 
 
-def curves(dataset: str, epochs: int, plans: list[tuple[int, int | None]], every: int = 20) -> pd.DataFrame:
+def curves(dataset: str, epochs: int, plans: Sequence[Plan], every: int = 20) -> pd.DataFrame:
     "HR@K of APR after every so many epochs, of one seed, from BPR of as many epochs. Where is the top, and when?"
     from apr_tutorial.data import load_dataset, progress_bar
     from apr_tutorial.evaluator import evaluate
 
     data, rows = load_dataset(dataset, progress=False), []
-    for workers, exchanged in progress_bar(f"{data.name}, curves", iterable=plans):
+    for plan in progress_bar(f"{data.name}, curves", iterable=plans):
         def curve(team):
             epoch = count(1)
             hr = lambda m: evaluate(m, data, [K], lists=False).hr(K) if next(epoch) % every == 0 else np.nan  # noqa: E731
-            return trained(data, epochs, 1, team, lambda m: {"hr": hr(m)})[2].frame[["epoch", "hr"]].dropna()
+            return trained(data, epochs, 1, plan.batch, team, lambda m: {"hr": hr(m)})[2].frame[["epoch", "hr"]].dropna()
 
-        rows.append(by_workers(workers, exchanged, curve).assign(workers=workers, every=exchanged))
-    return pd.concat(rows).round(6)[["workers", "every", "epoch", "hr"]]
+        rows.append(by_workers(plan, curve).assign(**plan._asdict()))
+    return pd.concat(rows).round(6)[[*Plan._fields, "epoch", "hr"]]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -159,16 +174,21 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(speed=[alone.get(kind, np.nan)/seconds for kind, seconds in zip(rows.kind, rows.seconds)])
 
 
+def ways(rows: pd.DataFrame) -> list[str]:
+    "The plan of each row, in words."
+    return [str(Plan(w, None if pd.isna(e) else e, b)) for w, e, b in zip(rows.workers, rows.every, rows.batch)]
+
+
 def chart(rows: pd.DataFrame, value: str, label: str):
-    "A panel for BPR and one for APR: the value against the number of workers, a dot for each row."
+    "A panel for BPR and one for APR: the value against the way of sharing, a dot for each row."
     from apr_tutorial.charts import COLOURS, GREY, new_figure
 
-    figure, axes = new_figure(2, width=8, height=3)
+    figure, axes = new_figure(2, width=8, height=4)
     for ax, kind in zip(axes, DEFENCES):
         mine = rows[rows.kind == kind]
-        places = mine.workers.astype(str) + (mine.every.map(lambda e: "" if pd.isna(e) else f", every {e:g}") if "every" in mine else "")
-        ax.plot(places, mine[value], "o", color=COLOURS[{"bpr": "bpr-mf"}.get(kind, kind)])
+        ax.plot(ways(mine) if "every" in mine else mine.workers.astype(str), mine[value], "o", color=COLOURS[{"bpr": "bpr-mf"}.get(kind, kind)])
         ax.set(xlabel="workers", ylabel=label, ylim=(0, 1.1*rows[value].max()))
+        ax.tick_params("x", rotation=30 if "every" in mine else 0)
         ax.set_title(kind.upper(), color=GREY)
     return figure
 
@@ -178,8 +198,8 @@ def lines(rows: pd.DataFrame):
     from apr_tutorial.charts import add_legend, new_figure
 
     figure, (ax,) = new_figure()
-    for (workers, every), mine in rows.fillna({"every": 0}).groupby(["workers", "every"]):
-        ax.plot(mine.epoch, mine.hr, label=f"{workers} workers" + (f", every {every:g}" if every else ""))
+    for way, mine in rows.assign(way=ways(rows)).groupby("way", sort=False):
+        ax.plot(mine.epoch, mine.hr, label=way)
     ax.set(xlabel="epochs of APR", ylabel=f"HR@{K}")
     add_legend(ax)
     return figure
@@ -204,16 +224,16 @@ def main():
             rows = summary(pd.concat([timed(args.dataset, max(2, epochs//10), w, Path(folder)) for w in counts], ignore_index=True)).assign(cores=cores())
         text = f"# Seconds and bytes of several workers on {args.dataset}\n\n{about}.\n\nOne core for each worker, {cores()} cores in all. seconds: of an epoch, or of a sum of size bytes. speed: against one worker.\n\n{markdown(rows.to_dict('records'))}"
         write_results(args.out, f"scale-out-times-{name}", rows.round(6).to_dict("records"), text, chart(rows, "speed", "times as fast as one"))
-    plans = [(1, None), (2, None), (8, None)] if args.quick else [(1, None), (2, None), (8, None), (8, 60)]
+    plans = PLANS[:3] if args.quick else PLANS
     if args.part in (None, "curves"):
         rows = curves(args.dataset, epochs, plans, max(1, epochs//20))
-        text = f"# HR@{K} of APR, epoch by epoch, by several workers on {args.dataset}\n\n{about}.\n\nSeed 1. every: steps between exchanges; none: once an epoch.\n\n{markdown(rows.fillna('').to_dict('records'))}"
+        text = f"# HR@{K} of APR, epoch by epoch, by several workers on {args.dataset}\n\n{about}.\n\nSeed 1. every: steps between exchanges; none: once an epoch. batch: triples in a step of each worker.\n\n{markdown(rows.fillna('').to_dict('records'))}"
         write_results(args.out, f"scale-out-curves-{name}", rows.to_dict("records"), text, lines(rows))
     if args.part in (None, "accuracy"):
         rows = accuracy(args.dataset, epochs, range(1, args.seeds + 1), plans)
-        means = rows.assign(every=rows.every.fillna(0)).groupby(["kind", "workers", "every"])[["hr", "hr_fgsm"]].agg(["mean", "std"])
+        means = rows.assign(every=rows.every.fillna(0)).groupby(["kind", *Plan._fields])[["hr", "hr_fgsm"]].agg(["mean", "std"])
         means.columns = [" ".join(c) for c in means.columns]
-        text = f"# HR@{K} of several workers on {args.dataset}\n\n{about}.\n\nBPR, then APR for as many epochs; hr_fgsm under FGSM at epsilon 0.5. every: steps between exchanges, 0: once an epoch. Seeds 1 to {args.seeds}.\n\n{markdown(means.reset_index().to_dict('records'))}"
+        text = f"# HR@{K} of several workers on {args.dataset}\n\n{about}.\n\nBPR, then APR for as many epochs; hr_fgsm under FGSM at epsilon 0.5. every: steps between exchanges, 0: once an epoch. batch: triples in a step of each worker. Seeds 1 to {args.seeds}.\n\n{markdown(means.reset_index().to_dict('records'))}"
         write_results(args.out, f"scale-out-accuracy-{name}", rows.to_dict("records"), text, chart(rows, "hr", f"HR@{K}"))
 
 
