@@ -9,14 +9,14 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder', 'claim', 'some_path',
            'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from', 'check_selection',
            'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on',
-           'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'runner_of', 'serves', 'lead',
-           'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
+           'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'leave', 'runner_of', 'serves',
+           'lead', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
            'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
            'check_files', 'factors_from', 'how_to_read', 'warn_of_split', 'audit_record', 'after_audit',
            'execute_audit', 'shard', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
-import functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
+import atexit, functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -379,7 +379,8 @@ def record_of(config: dict, data) -> dict:
 def differences(before: dict, now: dict) -> list[str]:
     "What differs between two records, option by option, in words."
     def unlike(part): return [name for name in now[part] if before[part].get(name) != now[part][name]]
-    options = [f"--{name.replace('_', '-')} was {before['options'].get(name)}, is {now['options'][name]}" for name in unlike("options")]
+    def words(name): return "workers named by TF_CONFIG" if name == "workers" else f"--{name.replace('_', '-')}"
+    options = [f"{words(name)} was {before['options'].get(name)}, is {now['options'][name]}" for name in unlike("options")]
     return options + [f"the {name} differ" for name in unlike("data")]
 
 # %% ../nbs/90_cli.ipynb #e78770cb
@@ -471,20 +472,32 @@ def rank_of(options: dict) -> int:
 
 # %% ../nbs/90_cli.ipynb #f6099678
 @contextmanager
-def team_of(options: dict):
-    "The workers of this run, None for this process alone. When a worker is lost this process ends here, with code 3."
+def team_of(options: dict, data, finished: bool = False):
+    """The workers of this run; None for this process alone, and where the first one has nothing to do, as its report is `finished`.
+    When a worker is lost this process ends here, with code 3. Raises `DataError`."""
     if options["strategy"] is None: return (yield None)
-    from apr_tutorial.distributed import MultiWorker, WorkerLost, tf
+    from apr_tutorial.distributed import MultiWorker, WorkerLost, check_alike, tf
     from apr_tutorial.servers import Served
     multi = options["strategy"] == "multi-worker"
     tf.get_logger().setLevel("ERROR") # it warns of each shape that is compiled
     try:
         team = MultiWorker(options["exchange_every"], options["peer_timeout"]) if multi else Served(options["peer_timeout"])
-        yield team
-        if multi: team.sum(tf.constant(0)) # nobody leaves while another still writes
+        if multi:
+            record = record_of(options, data)
+            check_alike(team, {f"--{name.replace('_', '-')}": value for name, value in record["options"].items()} | record["data"] | record["versions"])
+            finished = team.agreed(finished)[0]
+        yield None if finished else team
+        if multi: leave(team, WorkerLost)
     except WorkerLost as error: # TensorFlow would wait for the others at the end
         say(f"error: {error}")
         os._exit(3)
+
+def leave(team, lost: type):
+    "Nobody leaves while another still writes; who is waited for too long may be drawing. All is computed, so that is no failure."
+    try: team.agreed(False)
+    except lost:
+        if not team.chief: os._exit(0)
+        atexit.register(lambda: (sys.stdout.flush(), os._exit(0))) # TensorFlow would wait for the others at the end
 
 def runner_of(options: dict, checkpoints: Path, team):
     "How `run` trains. A signal to one worker stops all."
@@ -533,13 +546,15 @@ def execute(options: dict):
     if follower: options |= dict(quiet=True)
     data = load_dataset(options["dataset"], options["seed"], not options["quiet"])
     folder, finished = (Path("follower"), False) if follower else out_folder(options["out"], data.name, options["resume"])
-    if finished: return say(f"{folder}: the report is finished already; nothing to do")
+    if finished:
+        say(f"{folder}: the report is finished already; nothing to do")
+        with team_of(options, data, finished): return # the others wait to be told
     with quiet_import(): from apr_tutorial.end_to_end import run_experiment
     plan, (used, train, more_plots) = settings_from(options, data), selection_of(options, data)
     Signals.watch()
     if follower:
-        with team_of(options) as team: return run_experiment(used, *plan, runner_of(options, folder, team), train)
-    with claim(folder, options["resume"], numbered=options["out"] is None and not options["resume"]) as folder, team_of(options) as team:
+        with team_of(options, data) as team: return team and run_experiment(used, *plan, runner_of(options, folder, team), train)
+    with claim(folder, options["resume"], numbered=options["out"] is None and not options["resume"]) as folder, team_of(options, data) as team:
         report = lead(options, folder, data, team, used, plan, train, more_plots)
     if options["quiet"]: return
     show(report, folder)

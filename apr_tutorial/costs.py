@@ -42,6 +42,7 @@ def bytes_held(problem: Problem, workers: int) -> dict:
 
 # %% ../nbs/25_costs.ipynb #a149baef
 def exchanges_within(problem: Problem, machine: Machine, workers: int, share: float = .1) -> float:
-    "How many exchanges an epoch can have if they may take this share of its time."
+    "How many exchanges an epoch can have if they may take this share of its time; infinitely many for one worker."
+    if workers == 1: return float("inf")
     alone, one = epoch_seconds(problem, machine, workers, 0), epoch_seconds(problem, machine, workers, 1)
     return share/(1 - share)*alone/(one - alone)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'synchronous_bytes', 'exchange_bytes', 'owners', 'part_of', 'Team', 'Meeting', 'Simulated', 'simulate',
-           'own_part', 'most_pairs', 'SharedTrainer', 'keep_up', 'places', 'summed', 'Share', 'share_gradients',
-           'synchronous_step', 'SynchronousTrainer', 'WorkerLost', 'rank_in', 'free_sockets', 'local_cluster',
-           'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
+           'check_alike', 'facts_of', 'own_part', 'most_pairs', 'SharedTrainer', 'keep_up', 'places', 'summed', 'Share',
+           'share_gradients', 'synchronous_step', 'SynchronousTrainer', 'WorkerLost', 'checked_addresses', 'rank_in',
+           'free_sockets', 'local_cluster', 'MultiWorker', 'start_up_limit', 'heartbeats', 'unless_lost']
 
 # %% ../nbs/21_distributed.ipynb #afb453b3
-import ctypes, functools, json, operator, os, signal, socket, subprocess, sys, threading
+import ctypes, functools, json, operator, os, signal, socket, subprocess, sys, threading, zlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -20,7 +20,9 @@ import tensorflow as tf
 from fastcore.basics import patch
 from .data import DataError, Interactions, generator
 from .model import (OPTIMIZERS, Adversary, Batch, Hyper, Moment, Optimizer, RecommenderModel, Tables, Trainer,
-                                adversarial_part, batch_ids, batch_of, bpr_gradients, bpr_weights, moment_of)
+                                adversarial_part, batch_ids, batch_of, bpr_gradients, bpr_weights, check_whole, moment_of)
+from .apr import APR
+from .defences import PGDTraining
 
 # %% ../nbs/21_distributed.ipynb #4f2548bb
 def synchronous_bytes(workers: int, triples: int, width: int, adversary: bool = False) -> int:
@@ -97,6 +99,19 @@ def simulate(workers: int, work: Callable, every: int|None = None, team: type = 
     return found
 
 # %% ../nbs/21_distributed.ipynb #1bc07318
+def check_alike(team: Team, facts: dict):
+    "Do all workers state the same facts, by name? Raises `DataError`, in all of them, that names those that differ."
+    mine = np.array([zlib.crc32(repr(fact).encode()) for fact in facts.values()], np.int64)
+    first = team.sum(mine if team.chief else np.zeros_like(mine)).numpy()
+    unlike = team.sum((mine != first).astype(np.int32)).numpy()
+    if unlike.any():
+        raise DataError(f"the workers differ in {', '.join(name for name, n in zip(facts, unlike) if n)}. Start all of them with the same options and data.")
+
+def facts_of(spec: dict, model: RecommenderModel, data: Interactions, team: Team) -> dict:
+    "What must be the same for all that train one model; parts of the data are not."
+    return {name: fact for name, fact in spec.items() if not (name == "data" and hasattr(data, "mine"))} | dict(
+        users=data.num_users, items=data.num_items, exchange_every=team.every)
+
 def own_part(data: Interactions, team: Team) -> tuple[Interactions, np.ndarray]:
     "A worker's part of the data, and whose it is [U]: a share of the whole, or the part itself that a worker has read. Raises `DataError`."
     mine = getattr(data, "mine", None) # of a `Shard`, see chapter 23
@@ -121,13 +136,15 @@ class SharedTrainer(Trainer):
     "A worker's run of `fit`: own users, shared items."
     def __init__(self, team: Team, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None,
                  checkpoint: Path|None, *more):
+        if team.every is not None: check_whole(1, exchange_every=team.every)
+        check_alike(team, facts_of(spec, model, data, team))
         self.team, (part, self.mine) = team, own_part(data, team)
         spec = spec | dict(workers=team.world, exchange_every=team.every)
         if part is data: spec["data"] = int(team.sum(np.array((team.rank + 1)*spec["data"]))) # of all parts
         longest = most_pairs(data.name, team, part)
         super().__init__(model, part, spec, adversary, checkpoint if team.chief else None, *more)
         self.checkpointed, batches = checkpoint is not None, -(-longest//spec["batch_size"])
-        self.every = team.every or batches
+        self.every = min(team.every or batches, batches)
         self.batches = -(-batches//self.every)*self.every # the same for all
         keep_up(self)
 
@@ -263,6 +280,9 @@ class SynchronousTrainer(Trainer):
     def __init__(self, team: Team, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None,
                  checkpoint: Path|None, *more):
         if hasattr(data, "mine"): raise DataError(f"{data.name}: synchronous steps draw from all users, and this is a part. Load the whole.")
+        if type(adversary) not in (type(None), APR, PGDTraining):
+            raise DataError(f"{type(adversary).__name__}: synchronous steps are those of one process for BPR, APR and PGDTraining. For others exchange changes: strategy=team.")
+        check_alike(team, facts_of(spec, model, data, team))
         super().__init__(model, data, spec, adversary, checkpoint if team.chief else None, *more)
         self.team, self.adversary, self.rule = team, adversary, OPTIMIZERS[spec["optimizer"]]
         keep_up(self)
@@ -287,15 +307,25 @@ class SynchronousTrainer(Trainer):
 class WorkerLost(RuntimeError):
     "Another worker ended, froze or never came; what this one did since the last checkpoint is lost."
 
+def checked_addresses(cluster: dict, *kinds: str) -> dict[str, list[str]]:
+    "The addresses of each kind of process, host:port. Raises `ValueError` and `TypeError` for what is none."
+    found = {kind: cluster.get(kind, []) for kind in kinds}
+    for address in (a for addresses in found.values() for a in (addresses if isinstance(addresses, list) else [None])):
+        host, port = address.rsplit(":", 1) if isinstance(address, str) else ("", "")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16): raise ValueError(f"{address} is no host:port")
+        host.encode("idna")
+    return found
+
 def rank_in(config: str|None) -> int:
     "The number of this worker, by what `TF_CONFIG` says: the chief first, if there is one. Raises `DataError`."
     expected = 'expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}, with an own index for each'
     try:
         cluster, task = (json.loads(config or "")[part] for part in ("cluster", "task"))
-        jobs = [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, [])))]
-        return jobs.index((task["type"], int(task["index"])))
+        addresses = checked_addresses(cluster, "chief", "worker")
+        jobs = [(kind, index) for kind in addresses for index in range(len(addresses[kind]))]
+        return jobs.index((task["type"], int(str(task["index"]))))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}); {expected}.") from None
+        raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}: {error}); {expected}.") from None
 
 def free_sockets(count: int) -> list[socket.socket]:
     "Listening on ports of this machine below those from which the system dials out: else a call to nobody could take one before its server does."
@@ -308,6 +338,7 @@ def free_sockets(count: int) -> list[socket.socket]:
 
 def local_cluster(workers: int) -> list[str]:
     "`TF_CONFIG` for each of so many workers of this machine, at ports that are free now."
+    check_whole(1, workers=workers)
     held = free_sockets(workers)
     addresses = ["%s:%s" % s.getsockname() for s in held]
     for s in held: s.close()
@@ -316,11 +347,14 @@ def local_cluster(workers: int) -> list[str]:
 # %% ../nbs/21_distributed.ipynb #9239c68e
 class MultiWorker(Team):
     """One of the processes that `TF_CONFIG` names. Make it before anything else of TensorFlow is used.
-    Exits with code 3 where not all of them have come after `timeout` seconds."""
+    Exits with code 3 where not all of them have come after `timeout` seconds. Raises `DataError`, `OSError`."""
     def __init__(self, every: int|None = None, timeout: float = 60.):
         self.every, self.timeout, self.rank = every, timeout, rank_in(os.environ.get("TF_CONFIG"))
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
-        with start_up_limit(timeout), heartbeats(): self.strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        try:
+            with start_up_limit(timeout), heartbeats(): self.strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        except tf.errors.OpError as error:
+            raise OSError(f"worker {self.rank} can't listen at its address in TF_CONFIG ({type(error).__name__}). Is the port taken, or the host another?") from None
         here = tf.distribute.get_replica_context
         self.world = self.strategy.num_replicas_in_sync
         self._sum = self.joint(lambda x: here().all_reduce("SUM", tf.identity(x), options=options))

@@ -684,7 +684,7 @@ def load_checkpoint(path: Path, spec: dict, fresh: Tables) -> tuple[Tables, list
 
 # %% ../nbs/01b_training.ipynb #6cd0d6ec
 def check_settings(data: Interactions, epochs: int, learning_rate: float, optimizer: str, batch_size: int, reg: float,
-                   adversary: Adversary|None):
+                   adversary: Adversary|None, alone: bool = True):
     "Refuse settings that can't work: `DataError` that names them."
     if optimizer not in OPTIMIZERS: raise DataError(f"optimizer '{optimizer}': expected one of {', '.join(OPTIMIZERS)}.")
     check_whole(0, epochs=epochs); check_whole(1, batch_size=batch_size, **whole_of(adversary))
@@ -692,7 +692,7 @@ def check_settings(data: Interactions, epochs: int, learning_rate: float, optimi
         raise DataError(f"learning_rate {learning_rate}: expected a positive number.")
     for name, value in {"reg": reg, **({} if adversary is None else asdict(adversary))}.items():
         if not (math.isfinite(value) and value >= 0): raise DataError(f"{name} {value}: expected a number of at least 0.")
-    if not len(data.pairs): raise DataError(f"{data.name}: every user has every item; there are no pairs to learn from.")
+    if alone and not len(data.pairs): raise DataError(f"{data.name}: every user has every item; there are no pairs to learn from.")
 
 def settings_of(model: RecommenderModel, data: Interactions, **settings) -> dict:
     "What a checkpoint must agree with: the settings, the model, the data and the start, the last two as checksums."
@@ -775,7 +775,7 @@ class History:
 def trainer_for(model: RecommenderModel, data: Interactions, epochs: int, adversary: Adversary|None, checkpoint: Path|None,
                 order: Callable|None, state: np.ndarray|None, seed: int|tuple, strategy: Callable|None = None, **settings) -> Trainer:
     "A run at its start, or where its checkpoint ends. Raises `DataError` for settings or a checkpoint that don't fit."
-    check_settings(data, epochs, adversary=adversary, **settings)
+    check_settings(data, epochs, adversary=adversary, alone=strategy is None or not hasattr(data, "mine"), **settings) # of one's part the team judges
     check_fits(model, data)
     if type(model).assign is RecommenderModel.assign: model.assign(None, None) # says what is missing, before an hour of training
     seed = list(seed) if isinstance(seed, tuple) else [seed]

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 from .data import DataError, Interactions, generator
-from .distributed import WorkerLost, free_sockets
+from .distributed import WorkerLost, checked_addresses, free_sockets
 from .evaluator import excluded
 from .model import (OPTIMIZERS, Adversary, Hyper, Moment, Optimizer, RecommenderModel, Tables, Trainer, load_checkpoint, make_folder,
                                 margins_of, moment_of, numbers, sample_ids, save_checkpoint, train_step, values_of, whole_of, with_values)
@@ -285,11 +285,12 @@ def role_in(config: str|None) -> tuple[dict, str, int]:
                 '"task": {"type": "chief, ps or worker", "index": 0}}')
     try:
         cluster, task = (json.loads(config or "")[part] for part in ("cluster", "task"))
-        kind, index = task["type"], int(task["index"])
+        kind, index = task["type"], int(str(task["index"]))
+        checked_addresses(cluster, "chief", "ps", "worker")
         if not (len(cluster["chief"]) == 1 and cluster["ps"] and cluster["worker"] and 0 <= index < len(cluster[kind])): raise ValueError
         return cluster, kind, index
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"TF_CONFIG '{config or ''}' names no chief with servers and workers ({type(error).__name__}); {expected}.") from None
+        raise DataError(f"TF_CONFIG '{config or ''}' names no chief with servers and workers ({type(error).__name__}: {error}); {expected}.") from None
 
 # %% ../nbs/22_servers.ipynb #dc04781c
 def local_servers(servers: int, workers: int = 1) -> dict[tuple[str, int], str]:
@@ -305,7 +306,7 @@ def reachable(address: str, seconds: float = 1.) -> bool:
     host, port = address.rsplit(":", 1)
     try:
         with socket.create_connection((host, int(port)), seconds) as dialled: return dialled.getsockname() != dialled.getpeername() # on one machine a call may reach itself
-    except OSError: return False
+    except (OSError, UnicodeError): return False
 
 def missing(addresses: dict[str, str]) -> list[str]:
     "Those (name: address) that nobody answers for, in words."

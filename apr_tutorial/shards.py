@@ -254,12 +254,15 @@ def read_manifest(path: Path) -> tuple[dict, "pa.Table"]:
 @contextmanager
 def workplace(out: Path):
     "A folder for unfinished files inside `out`, which goes again if nothing comes of it. Raises `DataError`."
-    if os.path.exists(out/MANIFEST): raise DataError(f"{out}: holds a set of shards already. Name another folder, or remove it first.")
+    def check():
+        if os.path.exists(out/MANIFEST): raise DataError(f"{out}: holds a set of shards already. Name another folder, or remove it first.")
+    check()
     if os.path.exists(out) and not os.path.isdir(out): raise DataError(f"{out}: is a file; name a folder.")
     made = not os.path.isdir(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out/".lock", timeout=1):
+            check() # another may have finished while this one waited
             for stale in out.glob(".sharding-*"): shutil.rmtree(stale) # of a process that is gone
             try:
                 with tempfile.TemporaryDirectory(dir=out, prefix=".sharding-") as work: yield Path(work)

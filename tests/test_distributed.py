@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from conftest import ROOT, assert_same_results, run, write_log
 
 from apr_tutorial.data import DataError, synthetic
+from apr_tutorial.defences import defence_of
 from apr_tutorial.distributed import local_cluster, simulate
 from apr_tutorial.model import BPRMF, fit
 
@@ -72,6 +74,54 @@ def test_more_workers_than_users():
         return team.rank
 
     assert simulate(5, refusal) == [0, 1, 2, 3, 4]
+
+
+def refused(work, workers=2):
+    "What each of the workers is told; all of them must be."
+    def one(team):
+        with pytest.raises(DataError) as caught:
+            work(team)
+        return str(caught.value)
+    said = simulate(workers, one)
+    assert len(set(said)) == 1
+    return said[0]
+
+
+@pytest.mark.parametrize("way", ["exchange", "synchronous"])
+@pytest.mark.parametrize("what, settings", [("data", {}), ("users, items", {}), ("batch_size", {"batch_size": 8}), ("seed", {"seed": 7}), ("start", {}), ("learning_rate", {"learning_rate": .9})])
+def test_workers_that_differ_are_refused(way, what, settings):
+    "They would train a model that is nobody's: users with two owners, or none."
+    data, other = synthetic(20, 40, activity=8, seed=1), synthetic(20, 40, activity=8, seed=2)
+    larger = synthetic(21, 41, activity=8, seed=1)
+
+    def work(team):
+        mine = {"data": other, "users, items": larger}.get(what, data) if team.rank else data
+        model = BPRMF(mine.num_users, mine.num_items, seed=team.rank if what == "start" else 0)
+        options = settings if team.rank else {}
+        fit(model, mine, 1, progress=False, strategy=team if way == "exchange" else team.synchronous, **options)
+
+    assert what in refused(work)
+
+
+def test_fewer_exchanges_than_epochs_are_one_each_epoch():
+    "And cost no padding up to the number that was asked for."
+    data = synthetic(20, 40, activity=8)
+
+    def work(team):
+        model = BPRMF(data.num_users, data.num_items)
+        fit(model, data, 2, batch_size=16, progress=False, strategy=team)
+        return model.item_factors
+
+    seldom, never = simulate(2, work, 2**24)[0], simulate(2, work)[0]
+    assert np.array_equal(seldom, never)
+    assert "exchange_every -3" in refused(lambda team: setattr(team, "every", -3) or work(team))
+
+
+@pytest.mark.parametrize("name", ["noise", "pamacf", "vat", "sharpcf"])
+def test_a_defence_that_has_no_synchronous_step_is_refused(name):
+    data = synthetic(20, 40, activity=8)
+    said = refused(lambda team: fit(BPRMF(20, 40), data, 1, adversary=defence_of(name), progress=False, strategy=team.synchronous))
+    assert "strategy=team" in said
 
 
 PAIR = """
@@ -153,6 +203,35 @@ def test_run_by_two_workers_killed_and_resumed(tmp_path):
     assert not (tmp_path / "killed/report.json").exists()
     run_pair(tmp_path, "--out", "killed", "--resume")
     assert_same_results(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.long
+def test_run_by_two_workers_that_differ_and_a_finished_run(tmp_path):
+    "Other options in one of them: both refuse. A report that is finished: both are content."
+    write_log(tmp_path / "log.tsv")
+    pair = [start([*RUN, "--out", "out", "--learning-rate", rate], config, tmp_path) for config, rate in zip(local_cluster(2), ("0.1", "0.2"))]
+    try:
+        said = [process.communicate(timeout=170) for process in pair]
+    finally:
+        end(*pair)
+    for process, (_, err) in zip(pair, said):
+        assert process.returncode == 2 and "the workers differ in --learning-rate" in err and "Traceback" not in err, said
+    run_pair(tmp_path, "--out", "whole")
+    said = run_pair(tmp_path, "--out", "whole", "--resume")
+    assert "nothing to do" in said[0][1] and "error" not in said[0][1] + said[1][1]
+
+
+@pytest.mark.long
+def test_a_port_that_is_taken(tmp_path):
+    write_log(tmp_path / "log.tsv")
+    config = local_cluster(2)[0]
+    with socket.create_server(("127.0.0.1", int(json.loads(config)["cluster"]["worker"][0].split(":")[1]))):
+        process = start([*RUN, "--out", "out"], config, tmp_path)
+        try:
+            _, err = process.communicate(timeout=170)
+        finally:
+            end(process)
+    assert process.returncode == 3 and "Is the port taken" in err and "Traceback" not in err, err
 
 
 COUNTED = """

@@ -212,6 +212,44 @@ def test_workers_read_their_shards(every, made, monkeypatch, tmp_path):
         distributed.simulate(2, lambda team: fit(BPRMF(whole.num_users, whole.num_items, 4), parts[team.rank], 1, strategy=team.synchronous))
 
 
+def test_a_part_without_pairs(tmp_path):
+    "Whose users have every item: all workers are told, and nobody waits."
+    from apr_tutorial.distributed import simulate
+    from apr_tutorial.model import BPRMF, fit
+
+    pairs = [(u, i) for u in range(4) for i in range(5 if u < 2 else 3)]
+    (tmp_path / "trainingset.tsv").write_text("".join(f"{u}\t{i}\t5\n" for u, i in pairs), encoding="utf-8")
+    (tmp_path / "testset.tsv").write_text("2\t4\t5\n3\t4\t5\n", encoding="utf-8")
+    shard(tmp_path, 4, tmp_path / "shards")
+
+    def refusal(team):
+        with pytest.raises(DataError) as caught:
+            fit(BPRMF(4, 5), load_shard(tmp_path / "shards", team.rank, team.world), 1, progress=False, strategy=team)
+        return str(caught.value)
+
+    said = simulate(4, refusal)
+    assert len(set(said)) == 1 and "of 4 has no pairs to learn from" in said[0]
+
+
+def test_another_finishes_while_one_waits(tmp_path):
+    "Its set is not overwritten."
+    from threading import Timer
+
+    from filelock import FileLock
+
+    (tmp_path / "log.tsv").write_text(as_text(rows()), encoding="utf-8")
+    out = tmp_path / "shards"
+    out.mkdir()
+    lock = FileLock(out / ".lock", thread_local=False)
+    lock.acquire()
+    finish = Timer(.3, lambda: ((out / "manifest.parquet").write_bytes(b"finished"), lock.release()))
+    finish.start()
+    with pytest.raises(DataError, match="holds a set of shards already"):
+        shard(tmp_path / "log.tsv", 2, out)
+    finish.join()
+    assert (out / "manifest.parquet").read_bytes() == b"finished"
+
+
 def test_a_part_is_not_taken_for_the_whole(made, tmp_path):
     "Rows of all users and ids of some: what would pair them is refused."
     from apr_tutorial.evaluator import recommend
