@@ -492,6 +492,7 @@ def team_of(options: dict, data, finished: bool = False):
         say(f"error: {error}")
         os._exit(3)
 
+# %% ../nbs/90_cli.ipynb #ed900809
 def leave(team, lost: type):
     "Nobody leaves while another still writes; who is waited for too long may be drawing. All is computed, so that is no failure."
     try: team.agreed(False)

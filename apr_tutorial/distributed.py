@@ -112,6 +112,7 @@ def facts_of(spec: dict, model: RecommenderModel, data: Interactions, team: Team
     return {name: fact for name, fact in spec.items() if not (name == "data" and hasattr(data, "mine"))} | dict(
         users=data.num_users, items=data.num_items, exchange_every=team.every)
 
+# %% ../nbs/21_distributed.ipynb #85e4c041
 def own_part(data: Interactions, team: Team) -> tuple[Interactions, np.ndarray]:
     "A worker's part of the data, and whose it is [U]: a share of the whole, or the part itself that a worker has read. Raises `DataError`."
     mine = getattr(data, "mine", None) # of a `Shard`, see chapter 23
@@ -327,6 +328,7 @@ def rank_in(config: str|None) -> int:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"TF_CONFIG '{config or ''}' names no worker ({type(error).__name__}: {error}); {expected}.") from None
 
+# %% ../nbs/21_distributed.ipynb #7ab0cd31
 def free_sockets(count: int) -> list[socket.socket]:
     "Listening on ports of this machine below those from which the system dials out: else a call to nobody could take one before its server does."
     found = []
