@@ -8,12 +8,12 @@ __all__ = ['ATTACK_NAMES', 'DEFAULT_K', 'HELP', 'ranking', 'training', 'defendin
            'say', 'exit_code', 'guarded', 'show_warning', 'Signals', 'parse_list', 'pick', 'attack_table',
            'list_lengths', 'unwritable', 'alone_in', 'finished_in', 'out_folder', 'make_folder', 'claim', 'some_path',
            'option', 'within', 'print_version', 'about', 'command', 'run', 'settings_from', 'check_selection',
-           'selection_of', 'record_of', 'differences', 'seen_before', 'begin', 'as_words', 'saying_how_to_go_on',
-           'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'leave', 'runner_of', 'serves',
-           'lead', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted', 'losses', 'show',
-           'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists', 'datasets', 'audit',
-           'check_files', 'factors_from', 'how_to_read', 'warn_of_split', 'audit_record', 'after_audit',
-           'execute_audit', 'shard', 'main']
+           'selection_of', 'record_of', 'flag_of', 'differences', 'seen_before', 'begin', 'as_words',
+           'saying_how_to_go_on', 'write_report', 'check_ray', 'each_of', 'sweep_of', 'rank_of', 'team_of', 'leave',
+           'runner_of', 'serves', 'lead', 'execute', 'printable', 'put', 'short', 'change', 'glance', 'grid', 'painted',
+           'losses', 'show', 'show_selection', 'files_in', 'next_steps', 'after_run', 'recommend', 'write_lists',
+           'datasets', 'audit', 'check_files', 'factors_from', 'how_to_read', 'warn_of_split', 'audit_record',
+           'after_audit', 'execute_audit', 'shard', 'main']
 
 # %% ../nbs/90_cli.ipynb #590d48f2
 import atexit, functools, inspect, itertools, json, math, os, re, shlex, signal, sys, tempfile, warnings
@@ -376,11 +376,14 @@ def record_of(config: dict, data) -> dict:
     record = dict(options={name: value for name, value in config.items() if name not in BESIDE}, data=prints, versions=dict(tensorflow=tf.__version__, numpy=np.__version__))
     return json.loads(json.dumps(record))
 
+def flag_of(name: str) -> str:
+    "What a user calls an option of a record."
+    return "workers named by TF_CONFIG" if name == "workers" else f"--{name.replace('_', '-')}"
+
 def differences(before: dict, now: dict) -> list[str]:
     "What differs between two records, option by option, in words."
     def unlike(part): return [name for name in now[part] if before[part].get(name) != now[part][name]]
-    def words(name): return "workers named by TF_CONFIG" if name == "workers" else f"--{name.replace('_', '-')}"
-    options = [f"{words(name)} was {before['options'].get(name)}, is {now['options'][name]}" for name in unlike("options")]
+    options = [f"{flag_of(name)} was {before['options'].get(name)}, is {now['options'][name]}" for name in unlike("options")]
     return options + [f"the {name} differ" for name in unlike("data")]
 
 # %% ../nbs/90_cli.ipynb #e78770cb
@@ -484,7 +487,7 @@ def team_of(options: dict, data, finished: bool = False):
         team = MultiWorker(options["exchange_every"], options["peer_timeout"]) if multi else Served(options["peer_timeout"])
         if multi:
             record = record_of(options, data)
-            check_alike(team, {f"--{name.replace('_', '-')}": value for name, value in record["options"].items()} | record["data"] | record["versions"])
+            check_alike(team, {flag_of(name): value for name, value in record["options"].items()} | record["data"] | record["versions"])
             finished = team.agreed(finished)[0]
         yield None if finished else team
         if multi: leave(team, WorkerLost)

@@ -107,7 +107,7 @@ def check_alike(team: Team, facts: dict):
     if unlike.any():
         raise DataError(f"the workers differ in {', '.join(name for name, n in zip(facts, unlike) if n)}. Start all of them with the same options and data.")
 
-def facts_of(spec: dict, model: RecommenderModel, data: Interactions, team: Team) -> dict:
+def facts_of(spec: dict, data: Interactions, team: Team) -> dict:
     "What must be the same for all that train one model; parts of the data are not."
     return {name: fact for name, fact in spec.items() if not (name == "data" and hasattr(data, "mine"))} | dict(
         users=data.num_users, items=data.num_items, exchange_every=team.every)
@@ -138,7 +138,7 @@ class SharedTrainer(Trainer):
     def __init__(self, team: Team, model: RecommenderModel, data: Interactions, spec: dict, adversary: Adversary|None,
                  checkpoint: Path|None, *more):
         if team.every is not None: check_whole(1, exchange_every=team.every)
-        check_alike(team, facts_of(spec, model, data, team))
+        check_alike(team, facts_of(spec, data, team))
         self.team, (part, self.mine) = team, own_part(data, team)
         spec = spec | dict(workers=team.world, exchange_every=team.every)
         if part is data: spec["data"] = int(team.sum(np.array((team.rank + 1)*spec["data"]))) # of all parts
@@ -283,7 +283,7 @@ class SynchronousTrainer(Trainer):
         if hasattr(data, "mine"): raise DataError(f"{data.name}: synchronous steps draw from all users, and this is a part. Load the whole.")
         if type(adversary) not in (type(None), APR, PGDTraining):
             raise DataError(f"{type(adversary).__name__}: synchronous steps are those of one process for BPR, APR and PGDTraining. For others exchange changes: strategy=team.")
-        check_alike(team, facts_of(spec, model, data, team))
+        check_alike(team, facts_of(spec, data, team))
         super().__init__(model, data, spec, adversary, checkpoint if team.chief else None, *more)
         self.team, self.adversary, self.rule = team, adversary, OPTIMIZERS[spec["optimizer"]]
         keep_up(self)

@@ -56,26 +56,6 @@ def test_a_difference_is_noticed():
     assert two_workers.verdict(exchanged, {"exchange": {"APR items": np.full((2, 2), 1e-9)}}, 1e-4)[1] is False
 
 
-def test_more_workers_than_users():
-    "Every worker says so, none waits for another; as many workers as users are fine."
-    data = synthetic(3, 40, activity=8)
-
-    def item_factors(team):
-        model = BPRMF(data.num_users, data.num_items)
-        fit(model, data, 2, batch_size=4, progress=False, strategy=team)
-        return model.item_factors
-
-    first, *others = simulate(3, item_factors)
-    assert all(np.array_equal(first, other) for other in others)
-
-    def refusal(team):
-        with pytest.raises(DataError, match=r"worker 3 of 5 has no pairs to learn from\. Start fewer workers"):
-            item_factors(team)
-        return team.rank
-
-    assert simulate(5, refusal) == [0, 1, 2, 3, 4]
-
-
 def refused(work, workers=2):
     "What each of the workers is told; all of them must be."
     def one(team):
@@ -85,6 +65,23 @@ def refused(work, workers=2):
     said = simulate(workers, one)
     assert len(set(said)) == 1
     return said[0]
+
+
+def item_factors(data, batch_size):
+    "Work that trains a little and gives the item factors."
+    def work(team):
+        model = BPRMF(data.num_users, data.num_items)
+        fit(model, data, 2, batch_size=batch_size, progress=False, strategy=team)
+        return model.item_factors
+    return work
+
+
+def test_more_workers_than_users():
+    "Every worker says so, none waits for another; as many workers as users are fine."
+    work = item_factors(synthetic(3, 40, activity=8), 4)
+    first, *others = simulate(3, work)
+    assert all(np.array_equal(first, other) for other in others)
+    assert "worker 3 of 5 has no pairs to learn from. Start fewer workers" in refused(work, 5)
 
 
 @pytest.mark.parametrize("way", ["exchange", "synchronous"])
@@ -105,13 +102,7 @@ def test_workers_that_differ_are_refused(way, what, settings):
 
 def test_fewer_exchanges_than_epochs_are_one_each_epoch():
     "And cost no padding up to the number that was asked for."
-    data = synthetic(20, 40, activity=8)
-
-    def work(team):
-        model = BPRMF(data.num_users, data.num_items)
-        fit(model, data, 2, batch_size=16, progress=False, strategy=team)
-        return model.item_factors
-
+    work = item_factors(synthetic(20, 40, activity=8), 16)
     seldom, never = simulate(2, work, 2**24)[0], simulate(2, work)[0]
     assert np.array_equal(seldom, never)
     assert "exchange_every -3" in refused(lambda team: setattr(team, "every", -3) or work(team))
@@ -171,13 +162,14 @@ RUN = ["-m", "apr_tutorial", "run", "--dataset", "log.tsv", "--epochs", "60", "-
        "--strategy", "multi-worker", "--exchange-every", "3", "--batch-size", "64", "--checkpoint-every", "1", "--peer-timeout", "30"]
 
 
-def run_pair(folder, *options):
-    pair = [start([*RUN, *options], config, folder) for config in local_cluster(2)]
+def run_pair(folder, *options, code=0, own=((), ())):
+    "What two workers print, each called with options of its `own` as well; both end with this code."
+    pair = [start([*RUN, *options, *more], config, folder) for config, more in zip(local_cluster(2), own)]
     try:
         said = [process.communicate(timeout=170) for process in pair]
     finally:
         end(*pair)
-    assert [process.returncode for process in pair] == [0, 0], said
+    assert [process.returncode for process in pair] == [code, code], said
     return said
 
 
@@ -209,13 +201,8 @@ def test_run_by_two_workers_killed_and_resumed(tmp_path):
 def test_run_by_two_workers_that_differ_and_a_finished_run(tmp_path):
     "Other options in one of them: both refuse. A report that is finished: both are content."
     write_log(tmp_path / "log.tsv")
-    pair = [start([*RUN, "--out", "out", "--learning-rate", rate], config, tmp_path) for config, rate in zip(local_cluster(2), ("0.1", "0.2"))]
-    try:
-        said = [process.communicate(timeout=170) for process in pair]
-    finally:
-        end(*pair)
-    for process, (_, err) in zip(pair, said):
-        assert process.returncode == 2 and "the workers differ in --learning-rate" in err and "Traceback" not in err, said
+    for _, err in run_pair(tmp_path, "--out", "out", code=2, own=(["--learning-rate", "0.1"], ["--learning-rate", "0.2"])):
+        assert "the workers differ in --learning-rate" in err and "Traceback" not in err, err
     run_pair(tmp_path, "--out", "whole")
     said = run_pair(tmp_path, "--out", "whole", "--resume")
     assert "nothing to do" in said[0][1] and "error" not in said[0][1] + said[1][1]
